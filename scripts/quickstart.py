@@ -1,0 +1,67 @@
+"""The main job, start to end: distil a silicon student, publish it, load it back by name, run dynamics, compare.
+
+Run it with ./scripts/quickstart. A second run reuses what the first one made.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from ase.build import bulk
+from tqdm import tqdm
+
+import zoo
+from zoo.config import canonical_json
+from zoo.evaluate.report import Report, table
+from zoo.files import atomic_write
+from zoo.md import Sample, Settings, energy_drift, run_dynamics
+from zoo.pipeline import Run, distill, evaluate
+from zoo.recipe import read_recipe
+
+NAME = "sevennet-0/silicon-student"
+HUB = Path("hub")
+RESULT = Path("quickstart.json")
+DYNAMICS = Settings(ensemble="nve", temperature_K=600, timestep_fs=1.0, steps=2000, every=20, seed=1)
+
+
+def main() -> None:
+    started = time.perf_counter()
+    run = Run.of(read_recipe(NAME))
+    print(f"recipe {NAME}: from structures to a model folder in {run.folder}", flush=True)
+    model = distill(run)
+    published = zoo.publish(model, hub=HUB)
+    print(f"published {published.repository}@{published.tag} in ./{HUB}", flush=True)
+    engine = zoo.load(NAME, hub=HUB)
+    print(f"\n{engine!r}\n")
+    print(engine.check())
+    dynamics(engine)
+    report = evaluate(run)
+    atomic_write(RESULT, canonical_json(summary(report)))
+    print(table(report))
+    print(f"all of it in {time.perf_counter() - started:.0f} s")
+    print(f"the numbers are in {RESULT}, the card is {model}/README.md")
+
+
+def dynamics(engine: zoo.Engine) -> None:
+    """2 ps of molecular dynamics at constant energy, 64 atoms."""
+    atoms = bulk("Si", "diamond", a=5.46, cubic=True).repeat(2)
+    with tqdm(total=DYNAMICS.steps, desc="NVE dynamics", unit="step", delay=2) as bar:
+
+        def advance(sample: Sample) -> None:
+            bar.update(sample.step - bar.n)
+
+        samples = run_dynamics(atoms, engine.calculator(), DYNAMICS, on_sample=advance)
+    drift = energy_drift(samples, len(atoms))
+    last = samples[-1]
+    print(f"\n{last.time_ps:.1f} ps of NVE dynamics, {len(atoms)} atoms at {last.temperature_K:.0f} K: ", end="")
+    print(f"the total energy drifts by {drift:.4f} meV/atom/ps\n")
+
+
+def summary(report: Report) -> dict[str, object]:
+    """What quickstart.json holds."""
+    whole = json.loads(report.model_dump_json())
+    return {key: whole[key] for key in ("teacher", "student", "twin", "hardware", "versions", "speedup")}
+
+
+if __name__ == "__main__":
+    main()

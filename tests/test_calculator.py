@@ -1,0 +1,116 @@
+"""The ASE calculator: the same numbers as the potential, and an error where they would mean nothing."""
+
+import numpy as np
+import pytest
+import structures as scenes
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_stress
+
+from zoo.calculator import ZooCalculator, elements_text
+from zoo.errors import DivergedError, DomainError, StructureError
+from zoo.graph import Graph
+from zoo.neighbors import build_graph
+from zoo.students import PaiNN
+
+SI = (14,)
+
+
+@pytest.fixture
+def student() -> PaiNN:
+    return scenes.tiny_painn("Si")
+
+
+@pytest.fixture
+def crystal(student: PaiNN) -> Atoms:
+    atoms = scenes.crystal(SI)
+    atoms.calc = ZooCalculator(student)
+    return atoms
+
+
+def test_energy_and_forces_are_those_of_the_potential(student: PaiNN, crystal: Atoms) -> None:
+    expected = student.predict(build_graph(crystal, student.cutoff), stress=True)
+    assert crystal.get_potential_energy() == float(expected.energy[0])
+    assert crystal.get_potential_energy(force_consistent=True) == float(expected.energy[0])
+    np.testing.assert_array_equal(crystal.get_forces(), expected.forces.numpy())
+    np.testing.assert_allclose(crystal.get_stress(voigt=False), expected.stress[0].numpy(), atol=1e-14)
+
+
+def test_stress_has_the_order_and_the_sign_of_ase(crystal: Atoms) -> None:
+    numeric = calculate_numerical_stress(crystal, eps=1e-5)
+    np.testing.assert_allclose(crystal.get_stress(), numeric, rtol=1e-4, atol=1e-6)
+
+
+def test_stress_is_computed_only_once_it_was_asked_for(
+    student: PaiNN, crystal: Atoms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    predict = student.predict
+
+    def spy(graph: Graph, *, stress: bool) -> object:
+        asked.append(stress)
+        return predict(graph, stress=stress)
+
+    monkeypatch.setattr(student, "predict", spy)
+    for _ in range(2):
+        crystal.positions += 0.01
+        crystal.get_forces()
+    crystal.get_stress()
+    crystal.positions += 0.01
+    crystal.get_forces()
+    crystal.get_stress()
+    assert asked == [False, False, True, True]
+
+
+def test_a_molecule_has_no_stress(student: PaiNN) -> None:
+    atoms = scenes.molecule(SI)
+    atoms.calc = ZooCalculator(student)
+    assert np.isfinite(atoms.get_forces()).all()
+    with pytest.raises(PropertyNotImplementedError, match="no stress"):
+        atoms.get_stress()
+
+
+def test_the_check_sees_each_structure_with_its_edges_and_can_stop_it(student: PaiNN) -> None:
+    seen: list[int] = []
+
+    def check(atoms: Atoms, graph: Graph) -> None:
+        seen.append(graph.num_edges)
+        if atoms.get_volume() > 100:
+            raise DomainError("too large")
+
+    atoms = scenes.crystal(SI)
+    atoms.calc = ZooCalculator(student, check=check)
+    atoms.get_forces()
+    assert seen == [build_graph(atoms, student.cutoff).num_edges]
+    atoms.set_cell(atoms.cell * 2, scale_atoms=True)
+    with pytest.raises(DomainError, match="too large"):
+        atoms.get_forces()
+
+
+def test_an_unknown_element_is_an_error_whatever_the_check(crystal: Atoms) -> None:
+    crystal.symbols[0] = "Ge"
+    with pytest.raises(DomainError, match=r"has Ge.*for Si alone"):
+        crystal.get_potential_energy()
+
+
+def test_numbers_that_are_not_finite_are_an_error(student: PaiNN, crystal: Atoms) -> None:
+    student.scale.fill_(float("inf"))
+    with pytest.raises(DivergedError, match="not finite"):
+        crystal.get_forces()
+
+
+def test_atoms_on_one_spot_are_an_error(crystal: Atoms) -> None:
+    crystal.positions[1] = crystal.positions[0]
+    with pytest.raises(StructureError, match="apart"):
+        crystal.get_forces()
+
+
+def test_float32_gives_float64_arrays(crystal: Atoms) -> None:
+    crystal.calc = ZooCalculator(scenes.tiny_painn("Si").to(torch.float32))
+    assert crystal.get_forces().dtype == crystal.get_stress().dtype == np.float64
+
+
+def test_many_elements_are_counted() -> None:
+    assert elements_text(["Si"]) == "Si"
+    assert elements_text([*"HBCNOFPSKV"]) == "H, B, C, N, O, F, P, S… (10 elements)"

@@ -1,0 +1,71 @@
+import platform
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import Calculator, all_changes
+
+from zoo.evaluate.environment import hardware, versions
+from zoo.evaluate.speed import WARM_UP, time_calls
+
+LOG: list[tuple[str, np.ndarray, int]] = []
+
+
+class Sleeper(Calculator):
+    """Takes a known time and notes who was asked, where the atoms were, and with how many threads."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__()
+        self.label_, self.seconds = name, seconds
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        time.sleep(self.seconds)
+        LOG.append((self.label_, self.atoms.positions.copy(), torch.get_num_threads()))
+        self.results = {"energy": 0.0, "forces": np.zeros((len(self.atoms), 3))}
+
+
+def test_calls_are_timed_in_turns_on_fresh_positions() -> None:
+    LOG.clear()
+    before = torch.get_num_threads()
+    calculators = {"slow": Sleeper("slow", 0.02), "fast": Sleeper("fast", 0.002)}
+    found = time_calls(calculators, bulk("Si"), repeats=5, generator=np.random.default_rng(1), threads=before + 1)
+    assert 20 <= found["slow"].low_ms <= found["slow"].median_ms <= found["slow"].high_ms
+    assert 2 <= found["fast"].median_ms < found["slow"].median_ms
+    assert found["slow"].repeats == 5
+    assert [name for name, _, _ in LOG] == ["slow", "fast"] * (WARM_UP + 5)  # one calculation a turn, no memory
+    places = [positions for _, positions, _ in LOG]
+    assert (places[0] == places[1]).all()
+    assert not (places[0] == places[2]).any()
+    assert {threads for _, _, threads in LOG} == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def test_threads_are_given_back_after_an_error() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(AttributeError):
+        time_calls({"none": object()}, bulk("Si"), repeats=1, generator=np.random.default_rng(1), threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_the_environment_names_hardware_and_versions_alone() -> None:
+    machine, packages = hardware(), versions()
+    assert machine["cpu"]
+    assert isinstance(machine["cores"], int)
+    assert machine["cores"] >= 1
+    assert machine["threads"] == torch.get_num_threads()
+    assert {"python", "zoo", "torch", "ase"} <= set(packages)
+    text = f"{machine} {packages}"
+    assert platform.node() not in text
+    assert "/" not in "".join(packages.values())

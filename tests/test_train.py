@@ -1,0 +1,226 @@
+"""Training: it learns, it can be stopped at any moment, and it keeps what it has when it diverges."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import zoo.distill.train as module
+from recipes import tiny_recipe
+from zoo.distill.train import (
+    CHECKPOINT,
+    draw_batch,
+    fit_references,
+    learning_rate,
+    make_examples,
+    read_weights,
+    train,
+)
+from zoo.errors import ConfigError, DivergedError, IntegrityError
+from zoo.pipeline import Run, make_labels, read_labels, train_student
+from zoo.students import build_student
+
+FILES = ("model.safetensors", "metrics.jsonl", str(CHECKPOINT))
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A run folder with labels, to be copied."""
+    folder = tmp_path_factory.mktemp("labelled")
+    make_labels(Run.of(tiny_recipe(), folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(labelled):
+    recipe = tiny_recipe()
+    run = Run.of(recipe, labelled)
+    return {
+        split: make_examples(*read_labels(run, split), recipe.student.cutoff, torch.float32)
+        for split in ("train", "validation")
+    }
+
+
+def fit(folder, examples, **changes):
+    recipe = tiny_recipe(**changes)
+    return train(
+        folder,
+        recipe.student,
+        recipe.training,
+        recipe.loss,
+        examples["train"],
+        examples["validation"],
+        recipe.seed,
+        "data",
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def records(folder: Path, split: str) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]
+
+
+def test_it_learns(examples, tmp_path):
+    fit(tmp_path, examples, training__steps=150, training__validate_every=10)
+    validation = records(tmp_path, "validation")
+    assert validation[-1]["force"] < 0.5 * validation[0]["force"]
+    assert validation[-1]["hessian"] < validation[0]["hessian"]
+
+
+def test_stopped_at_any_step_it_ends_with_the_same_files(examples, tmp_path, monkeypatch):
+    fit(tmp_path / "whole", examples)
+    expected = content(tmp_path / "whole")
+    original = module.update_average
+    for stop in (0, 1, 6, 7, 8, 13, 20, 33, 39):
+        folder = tmp_path / str(stop)
+
+        def interrupt(state, decay, _stop=stop):
+            original(state, decay)
+            if state.step == _stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(module, "update_average", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(folder, examples)
+        monkeypatch.setattr(module, "update_average", original)
+        fit(folder, examples)
+        assert content(folder) == expected, f"stopped at step {stop}"
+
+
+TRAIN = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch
+from recipes import tiny_recipe
+from safetensors.torch import load_file
+
+import zoo.distill.train as module
+from zoo.pipeline import Run, train_student
+torch.set_num_threads(1)
+print("ready", flush=True)
+train_student(Run.of(tiny_recipe(training__steps=60), Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_files(labelled, tmp_path):
+    """The signal that no program can catch, several times in one run."""
+    command = [sys.executable, "-c", TRAIN.format(tests=str(Path(__file__).parent))]
+    shutil.copytree(labelled, tmp_path / "whole")
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    shutil.copytree(labelled, tmp_path / "killed")
+    moments = random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(moments.uniform(0.05, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    assert content(tmp_path / "killed" / "train") == content(tmp_path / "whole" / "train")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(examples, tmp_path):
+    fit(tmp_path, examples)
+    with pytest.raises(ConfigError, match="belongs to other settings"):
+        fit(tmp_path, examples, training__learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: b"\x80\x04not safetensors"])
+def test_a_broken_checkpoint_is_named(examples, tmp_path, damage):
+    fit(tmp_path, examples)
+    (tmp_path / CHECKPOINT).write_bytes(damage((tmp_path / CHECKPOINT).read_bytes()))
+    with pytest.raises(IntegrityError, match="delete it to start training anew"):
+        fit(tmp_path, examples)
+
+
+def test_a_diverging_run_keeps_its_last_good_checkpoint(examples, tmp_path, monkeypatch):
+    original = module.weighted_sum
+    calls = []
+
+    def explode_at_twenty(terms, weights):
+        calls.append(1)
+        return original(terms, weights) * (float("nan") if len(calls) > 20 else 1.0)
+
+    monkeypatch.setattr(module, "weighted_sum", explode_at_twenty)
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 20; lower training.learning_rate"):
+        fit(tmp_path, examples)
+    state = read_weights_of_checkpoint(tmp_path / CHECKPOINT)
+    assert state
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    monkeypatch.setattr(module, "weighted_sum", original)
+    fit(tmp_path, examples)
+    fit(tmp_path / "undisturbed", examples)
+    assert content(tmp_path) == content(tmp_path / "undisturbed")
+
+
+def read_weights_of_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor for key, tensor in load_file(path).items() if key.startswith("student.")}
+
+
+def test_broken_weights_are_named(examples, tmp_path):
+    student = fit(tmp_path, examples)
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(IntegrityError, match="train again"):
+        read_weights(tmp_path, build_student(student.config))
+
+
+def test_references_are_the_energies_of_elements(examples):
+    student = build_student(tiny_recipe().student)
+    fit_references(student, examples["train"])
+    mean = torch.stack([example.energy / len(example.forces) for example in examples["train"]]).mean()
+    assert student.references[0].item() == pytest.approx(mean.item())
+    assert student.references.dtype == torch.float64
+    assert student.double().float().references.dtype == torch.float64
+    squares = torch.cat([example.forces for example in examples["train"]]).square().mean()
+    assert student.scale.item() == pytest.approx(squares.sqrt().item(), rel=1e-6)
+
+
+def test_an_epoch_sees_each_example_once(examples):
+    sizes = 3
+    many = examples["train"]
+    seen = []
+    for step in range(len(many) // sizes):
+        batch = draw_batch(many, step, seed=0, size=sizes, probes=1)
+        seen += [round(energy.item(), 9) for energy in batch.energy]
+    assert sorted(seen) == sorted(round(example.energy.item(), 9) for example in many)
+
+
+def test_probes_are_drawn_afresh(examples):
+    batches = [draw_batch(examples["train"][:1], step, seed=0, size=1, probes=1) for step in range(20)]
+    assert len({tuple(batch.probes.flatten().tolist()) for batch in batches}) == 2
+
+
+def test_the_learning_rate_rises_and_falls():
+    training = tiny_recipe().training
+    rates = [learning_rate(training, step) for step in range(training.steps)]
+    assert rates[training.warmup_steps - 1] == pytest.approx(training.learning_rate)
+    assert rates[0] < rates[1] < rates[training.warmup_steps - 1]
+    assert all(a >= b for a, b in zip(rates[training.warmup_steps :], rates[training.warmup_steps + 1 :], strict=False))
+    assert rates[-1] < 0.05 * training.learning_rate
+
+
+def test_a_finished_run_is_reused(labelled, tmp_path, monkeypatch):
+    shutil.copytree(labelled, tmp_path / "run")
+    student = train_student(Run.of(tiny_recipe(), tmp_path / "run"))
+    monkeypatch.setattr("zoo.pipeline.train", lambda *arguments: pytest.fail("trained again"))
+    again = train_student(Run.of(tiny_recipe(), tmp_path / "run"))
+    for one, two in zip(student.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, two)

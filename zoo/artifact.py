@@ -1,0 +1,442 @@
+"""The model folder, written and read: what a hub holds of one engine.
+
+``config.json`` architecture, domain and lineage · ``model.safetensors`` · ``probe.safetensors`` a few
+structures with what engine and teacher say of them · ``README.md`` the card · ``recipe.yaml`` ·
+``report.json`` · ``figures/*.png`` · ``manifest.json`` path, size and digest of all the others.
+
+Reading takes JSON and safetensors only, and believes neither: digests first, then the schema, then the
+headers of the tensors, then their numbers.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from zoo.config import MAX_CONFIG_BYTES, Config, parse, read_json, write_json
+from zoo.errors import ConfigError, IntegrityError
+from zoo.files import atomic_write, sha256_file
+from zoo.neighbors import build_graph
+from zoo.potential import Potential, Prediction
+from zoo.students import Student, StudentConfig, build_student
+
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+PROBE = "probe.safetensors"
+DOCUMENTS = ("README.md", "recipe.yaml", "report.json")  # for people; an engine runs without them
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+_FIGURE = re.compile(r"figures/[A-Za-z0-9][A-Za-z0-9_-]*\.png")
+_MAX_BYTES = {MODEL: 4 << 30, PROBE: 256 << 20}  # any other file: MAX_FIGURE_BYTES or MAX_CONFIG_BYTES
+_MAX_FIGURE_BYTES = 32 << 20
+_MAX_HEADER_BYTES = 1 << 20
+_REMEDY = "fetch the model folder again, or make it again with zoo distill"
+_SAFETENSORS_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "BOOL": torch.bool}
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+class Domain(Config):
+    """The structures an engine was made for."""
+
+    elements: tuple[str, ...] = Field(min_length=1)
+    pbc: tuple[bool, bool, bool]
+    min_distance_A: float = Field(ge=0)  # no two atoms nearer
+    volume_per_atom_A3: tuple[float, float] | None = None  # least and most
+    max_atoms_trained: int = Field(ge=1)  # in a training structure; larger structures are welcome
+    description: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Domain":
+        if self.volume_per_atom_A3 and not 0 < self.volume_per_atom_A3[0] <= self.volume_per_atom_A3[1]:
+            raise ValueError("volume_per_atom_A3 must be two positive numbers, the smaller first")
+        return self
+
+
+class Lineage(Config):
+    """What an engine was made from: enough to make it again and to see that it is the same."""
+
+    recipe_sha256: Sha256
+    structures_sha256: Sha256
+    labels_sha256: Sha256
+    teacher: str
+    teacher_weights_sha256: Sha256
+    teacher_licence_weights: str  # SPDX
+    level_of_theory: str
+    seed: int
+    steps: int = Field(ge=0)
+    code_version: str
+
+
+class Units(Config):
+    """The units of everything an engine takes and gives; there is one choice."""
+
+    energy: Literal["eV"] = "eV"
+    length: Literal["angstrom"] = "angstrom"
+    force: Literal["eV/angstrom"] = "eV/angstrom"
+    stress: Literal["eV/angstrom^3"] = "eV/angstrom^3"
+    hessian: Literal["eV/angstrom^2"] = "eV/angstrom^2"
+
+
+class ProbeTolerance(Config):
+    """How far a recomputed probe may lie from the stored one, in the worst component."""
+
+    energy_meV_atom: float = Field(0.1, gt=0)
+    force_meV_A: float = Field(1.0, gt=0)
+    hessian_eV_A2: float = Field(0.01, gt=0)
+
+
+class ArtifactConfig(Config):
+    """``config.json``: all that is needed to rebuild an engine, beside its weights."""
+
+    format: Literal[1] = 1
+    name: str
+    licence: str  # SPDX
+    architecture: StudentConfig
+    units: Units = Units()
+    domain: Domain
+    lineage: Lineage
+    dtype: Literal["float32", "float64"]  # of the stored weights
+    parameters: int = Field(ge=1)
+    probe_tolerance: ProbeTolerance = ProbeTolerance()
+
+    @model_validator(mode="after")
+    def _domain_within_architecture(self) -> "ArtifactConfig":
+        strange = set(self.domain.elements) - set(self.architecture.elements)
+        if strange:
+            raise ValueError(f"domain has {', '.join(sorted(strange))}, which the architecture lacks")
+        return self
+
+
+class ManifestEntry(Config):
+    path: str
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Manifest(Config):
+    """``manifest.json``: what a model folder holds."""
+
+    format: Literal[1] = 1
+    files: tuple[ManifestEntry, ...]
+
+    @model_validator(mode="after")
+    def _closed(self) -> "Manifest":
+        paths = [entry.path for entry in self.files]
+        if paths != sorted(set(paths)):
+            raise ValueError("paths must be sorted, and none given twice")
+        for entry in self.files:
+            if not _is_allowed(entry.path):
+                raise ValueError(f"{entry.path!r} is not a file of a model folder")
+            if entry.size > _max_bytes(entry.path):
+                raise ValueError(f"{entry.path}: {entry.size} bytes, over the limit of {_max_bytes(entry.path)}")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(entry.path for entry in self.files)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few structures with what an engine and its teacher said of them, to be asked again on any machine.
+
+    Each prediction has energy (1,), forces (atoms, 3) and hessian_products (probes, atoms, 3), all float64.
+    """
+
+    structures: list[Atoms]
+    vectors: list[Tensor]  # one (probes, atoms, 3) a structure, with as many probes in each
+    engine: list[Prediction]
+    teacher: list[Prediction]
+
+
+def probe_predictions(potential: Potential, structures: list[Atoms], vectors: list[Tensor]) -> list[Prediction]:
+    """What a potential says of the structures of a probe: its side of a Probe."""
+    graph = build_graph(structures, potential.cutoff, dtype=potential.dtype, device=potential.device)
+    probes = torch.cat(vectors, dim=1).to(graph.positions)  # (probes, atoms, 3)
+    prediction = potential.predict(graph, probes=probes).cpu()
+    return [
+        Prediction(one.energy, forces=_double(one.forces), hessian_products=_double(one.hessian_products))
+        for one in prediction.split([len(atoms) for atoms in structures])
+    ]
+
+
+def write_model_folder(
+    folder: Path,
+    *,
+    config: ArtifactConfig,
+    potential: Student,
+    probe: Probe,
+    files: Mapping[str, Path | bytes],
+) -> None:
+    """Writes a model folder, whole or not at all, in the place of one that is there.
+
+    ``files`` are the documents and figures by their path in the folder. Raises ConfigError for a path that a
+    model folder does not have, IntegrityError where what was written cannot be read back.
+    """
+    for path in files:
+        if path not in DOCUMENTS and not _FIGURE.fullmatch(path):
+            places = ", ".join((*DOCUMENTS, "figures/*.png"))
+            raise ConfigError(f"{path!r} has no place in a model folder; it takes {places}")
+    with _replacing(folder) as staging:
+        write_json(staging / CONFIG, config)
+        atomic_write(staging / MODEL, save(_stored_state(potential, config), metadata={"format": "pt"}))
+        atomic_write(staging / PROBE, save(_probe_tensors(probe), metadata={"format": "pt"}))
+        for path, content in files.items():
+            atomic_write(staging / path, content.read_bytes() if isinstance(content, Path) else content)
+        write_manifest(staging)
+        read_model_folder(staging)
+
+
+def write_manifest(folder: Path) -> Manifest:
+    """Writes the manifest of what a model folder holds. Raises IntegrityError for what has no place there."""
+    paths = sorted(set(_visible_files(folder)) - {MANIFEST})
+    files = [folder / path for path in paths]
+    entries = [
+        {"path": path, "size": file.stat().st_size, "sha256": sha256_file(file)}
+        for path, file in zip(paths, files, strict=True)
+    ]
+    try:
+        manifest = parse(Manifest, {"format": 1, "files": entries}, str(folder))
+    except ConfigError as error:
+        raise IntegrityError(f"{error}; remove what does not belong there") from error
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def verify_manifest(folder: Path) -> Manifest:
+    """Reads every file of a model folder against its manifest. Raises IntegrityError, naming the file.
+
+    Hidden files are not looked at, for they are never read.
+    """
+    if not folder.is_dir():
+        raise IntegrityError(f"{folder} is not a folder; give the path of a model folder")
+    if not (folder / MANIFEST).is_file():
+        raise IntegrityError(f"{folder} has no {MANIFEST}, so it is not a whole model folder; {_REMEDY}")
+    try:
+        manifest = read_json(Manifest, folder / MANIFEST)
+    except ConfigError as error:
+        raise IntegrityError(f"{error}; {_REMEDY}") from error
+    missing = {CONFIG, MODEL, PROBE} - set(manifest.paths)
+    if missing:
+        raise IntegrityError(f"{folder / MANIFEST} does not list {', '.join(sorted(missing))}; {_REMEDY}")
+    extra = set(_visible_files(folder)) - set(manifest.paths) - {MANIFEST}
+    if extra:
+        names = ", ".join(sorted(extra))
+        raise IntegrityError(f"{folder} holds {names}, which its {MANIFEST} does not list; remove it")
+    for entry in manifest.files:
+        _verify_file(folder / entry.path, entry)
+    return manifest
+
+
+def read_model_folder(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ArtifactConfig, Student, Probe]:
+    """The engine in a model folder, on the CPU, its weights in ``dtype`` or in the type they are stored in.
+
+    Raises IntegrityError where a file is not what the manifest, the config or its format says; ConfigError
+    where the config is not what its schema says.
+    """
+    verify_manifest(folder)
+    config = read_json(ArtifactConfig, folder / CONFIG)
+    state = _read_tensors(folder / MODEL, _model_layout(config))
+    student = build_student(config.architecture).to(dtype or DTYPES[config.dtype])
+    student.load_state_dict(state, strict=True)
+    count = count_parameters(student)
+    if count != config.parameters:
+        stated = f"{folder / CONFIG} states {config.parameters} parameters"
+        raise IntegrityError(f"{stated}, the model has {count}; {_REMEDY}")
+    return config, student.eval(), _read_probe(folder / PROBE, student)
+
+
+def count_parameters(potential: Potential) -> int:
+    """How many numbers training decides."""
+    return sum(parameter.numel() for parameter in potential.parameters())
+
+
+def _is_allowed(path: str) -> bool:
+    return path in (CONFIG, MODEL, PROBE, *DOCUMENTS) or bool(_FIGURE.fullmatch(path))
+
+
+def _max_bytes(path: str) -> int:
+    return _MAX_BYTES.get(path, _MAX_FIGURE_BYTES if path.endswith(".png") else MAX_CONFIG_BYTES)
+
+
+def _visible_files(folder: Path) -> list[str]:
+    """Paths below the folder of all that is not a directory, without hidden ones."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
+
+
+def _verify_file(path: Path, entry: ManifestEntry) -> None:
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing; {_REMEDY}")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise IntegrityError(f"{path} has {size} bytes, {MANIFEST} says {entry.size}; {_REMEDY}")
+    digest = sha256_file(path)
+    if digest != entry.sha256:
+        told = f"{MANIFEST} says {entry.sha256[:12]}…"
+        raise IntegrityError(f"{path} has the digest {digest[:12]}…, {told}; {_REMEDY}")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its place when the block ends well."""
+    staging, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (staging, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if folder.exists():
+            folder.replace(old)
+        staging.replace(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        for leftover in (staging, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _stored_state(potential: Student, config: ArtifactConfig) -> dict[str, Tensor]:
+    layout = _model_layout(config)
+    state = {name: tensor.detach().cpu() for name, tensor in potential.state_dict().items()}
+    return {name: tensor.to(layout[name][0]).contiguous() for name, tensor in state.items()}
+
+
+def _model_layout(config: ArtifactConfig) -> Layout:
+    """Names, types and shapes of such a student's state, without numbers: no config fills the memory."""
+    with torch.device("meta"):
+        state = build_student(config.architecture).to(DTYPES[config.dtype]).state_dict()
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+
+
+def _read_tensors(path: Path, expected: Layout) -> dict[str, Tensor]:
+    """Finite tensors of exactly these names, types and shapes, which are known before one is in memory."""
+    _compare_layouts(path, _read_layout(path), expected)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in expected}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise IntegrityError(f"{path}: {name} holds a number that is not finite; {_REMEDY}")
+    return tensors
+
+
+def _compare_layouts(path: Path, found: Layout, expected: Layout) -> None:
+    lacking, strange = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if lacking:
+        raise IntegrityError(f"{path} lacks {len(lacking)} tensors, {min(lacking)} among them; {_REMEDY}")
+    if strange:
+        raise IntegrityError(f"{path} has {len(strange)} tensors too many, {min(strange)} among them; {_REMEDY}")
+    for name, layout in expected.items():
+        if found[name] != layout:
+            difference = f"{name} is {_layout_text(found[name])}, expected {_layout_text(layout)}"
+            raise IntegrityError(f"{path}: {difference}; {_REMEDY}")
+
+
+def _read_layout(path: Path) -> Layout:
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+            return {
+                name: (_SAFETENSORS_DTYPES[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()
+            }
+    except (SafetensorError, KeyError) as error:
+        problem = " ".join(str(error).split())
+        raise IntegrityError(f"{path} cannot be read as safetensors ({problem}); {_REMEDY}") from error
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if not 2 <= length <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise IntegrityError(f"{path} is not safetensors, or is cut short (zoo opens no pickles); {_REMEDY}")
+
+
+def _probe_tensors(probe: Probe) -> dict[str, Tensor]:
+    many = probe.structures
+    tensors = {
+        "offsets": torch.tensor([0, *np.cumsum([len(atoms) for atoms in many])], dtype=torch.int64),
+        "numbers": torch.from_numpy(np.concatenate([atoms.numbers for atoms in many]).astype(np.int64)),
+        "positions": torch.from_numpy(np.concatenate([atoms.positions for atoms in many])),
+        "cells": torch.from_numpy(np.stack([np.asarray(atoms.cell) for atoms in many])),
+        "periodic": torch.from_numpy(np.stack([atoms.pbc for atoms in many])),
+        "vectors": torch.cat(probe.vectors, dim=1).double().cpu(),
+    }
+    for who, predictions in (("engine", probe.engine), ("teacher", probe.teacher)):
+        tensors[f"{who}_energy"] = torch.cat([one.energy.reshape(1) for one in predictions]).double().cpu()
+        tensors[f"{who}_forces"] = torch.cat([_double(one.forces) for one in predictions]).cpu()
+        products = [_double(one.hessian_products) for one in predictions]
+        tensors[f"{who}_hessian_products"] = torch.cat(products, dim=1).cpu()
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _read_probe(path: Path, student: Student) -> Probe:
+    sizes = [_read_layout(path).get(name, (None, ()))[1] for name in ("offsets", "vectors")]
+    if [len(size) for size in sizes] != [1, 3]:
+        raise IntegrityError(f"{path} is not a probe: it lacks offsets or vectors; {_REMEDY}")
+    (offsets,), (probes, atoms, _) = sizes
+    tensors = _read_tensors(path, _probe_layout(offsets - 1, probes, atoms))
+    counts = tensors["offsets"].diff().tolist()
+    whole = counts and min(counts) > 0 and tensors["offsets"][0] == 0 and sum(counts) == atoms
+    if not whole or not set(tensors["numbers"].tolist()) <= set(student.elements):
+        raise IntegrityError(f"{path}: its offsets or elements make no structures of this engine; {_REMEDY}")
+    return _probe_of(tensors, counts)
+
+
+def _probe_layout(structures: int, probes: int, atoms: int) -> Layout:
+    real, whole = torch.float64, torch.int64
+    layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "offsets": (whole, (structures + 1,)),
+        "numbers": (whole, (atoms,)),
+        "positions": (real, (atoms, 3)),
+        "cells": (real, (structures, 3, 3)),
+        "periodic": (torch.bool, (structures, 3)),
+        "vectors": (real, (probes, atoms, 3)),
+    }
+    for who in ("engine", "teacher"):
+        layout[f"{who}_energy"] = (real, (structures,))
+        layout[f"{who}_forces"] = (real, (atoms, 3))
+        layout[f"{who}_hessian_products"] = (real, (probes, atoms, 3))
+    return layout
+
+
+def _probe_of(tensors: dict[str, Tensor], counts: list[int]) -> Probe:
+    parts = zip(torch.split(tensors["numbers"], counts), torch.split(tensors["positions"], counts), strict=True)
+    frames = zip(tensors["cells"], tensors["periodic"], strict=True)
+    structures = [
+        Atoms(numbers=numbers.numpy(), positions=positions.numpy(), cell=cell.numpy(), pbc=periodic.numpy())
+        for (numbers, positions), (cell, periodic) in zip(parts, frames, strict=True)
+    ]
+    engine, teacher = (
+        Prediction(
+            energy=tensors[f"{who}_energy"],
+            forces=tensors[f"{who}_forces"],
+            hessian_products=tensors[f"{who}_hessian_products"],
+        ).split(counts)
+        for who in ("engine", "teacher")
+    )
+    return Probe(structures, list(torch.split(tensors["vectors"], counts, dim=1)), engine, teacher)
+
+
+def _double(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise ConfigError("a probe needs forces and Hessian products; make its sides with probe_predictions")
+    return tensor.double()
+
+
+def _layout_text(layout: tuple[torch.dtype, tuple[int, ...]]) -> str:
+    return f"{str(layout[0]).removeprefix('torch.')} {list(layout[1])}"

@@ -1,0 +1,420 @@
+"""The card of an engine: README.md of its model folder, from what was measured and what its recipe says.
+
+The front matter is what the Hub reads (https://huggingface.co/docs/hub/model-cards); under ``zoo`` it holds
+what a program needs to know of the engine without fetching its weights. The prose is in ``cards/_templates``.
+Nothing here asks a network.
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from zoo.artifact import MODEL, PROBE, ArtifactConfig
+from zoo.errors import LicenceError
+from zoo.evaluate.report import ENGINES, QUANTITIES, Figures, Report, cell, gaps, listed, times
+from zoo.recipe import Recipe
+
+SCHEMA = 1  # of the ``zoo`` block
+WIDTH = 100  # columns that prose is filled to
+TAGS = (
+    "chemistry",
+    "materials-science",
+    "mlip",
+    "interatomic-potential",
+    "molecular-dynamics",
+    "distillation",
+    "knowledge-distillation",
+    "hessian-distillation",
+    "ase",
+)
+HUB_LICENCES = frozenset(  # those of the Hub's identifiers that weights may come under
+    {"mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "cc0-1.0"}
+    | {"cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
+)
+CAPTIONS = {
+    "force_parity": "Forces of the test set, engine against teacher, each component a point.",
+    "phonon_bands": "Phonon bands of the student over those of its teacher.",
+    "energy_drift": "Total energy in molecular dynamics at constant energy.",
+    "training": "Error on the validation set while training.",
+}
+_METRICS = {  # keys of Figures that the Hub lists: the slug of the metric, and its name with the unit
+    "energy_mae_meV_atom": ("energy_mae", "Energy MAE (meV/atom)"),
+    "force_mae_meV_A": ("forces_mae", "Force MAE (meV/Å)"),
+    "stress_mae_GPa": ("stress_mae", "Stress MAE (GPa)"),
+    "hessian_mae_eV_A2": ("hessian_mae", "Hessian product MAE (eV/Å²)"),
+    "phonon_mae_THz": ("frequency_mae", "Phonon frequency MAE (THz)"),
+    "drift_meV_atom_ps": ("nve_drift", "NVE energy drift (meV/atom/ps)"),
+}
+_ERRORS = tuple(key for key in _METRICS if "_mae_" in key)
+_REQUIRED = ("library_name", "pipeline_tag", "license", "tags", "model-index", "zoo")
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)\s]+)\)")
+_LEFT_OVER = re.compile(r"\$\{\w+\}|\{\{|\bTODO\b|\bTBD\b|\bXXX\b")
+_NOT_A_NUMBER = re.compile(r"(?<![\w.])[-.]?(nan|inf)(?!\w)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CardContext:
+    """All that a card says."""
+
+    report: Report
+    config: ArtifactConfig
+    recipe: Recipe
+    weights_sha256: str  # of model.safetensors
+    snippet: str  # Python, that was run as it stands
+    snippet_output: str  # what it printed
+    figures: tuple[str, ...]  # paths in the model folder, figures/*.png
+    teacher_citation: str
+    licence_name: str | None = None  # both where the licence is none that the Hub knows
+    licence_link: str | None = None
+
+
+def render_card(context: CardContext) -> str:
+    """The card as Markdown. Raises LicenceError for a licence unknown to the Hub that no link explains."""
+    template = Template(template_path("student").read_text(encoding="utf-8"))
+    body = template.substitute(
+        _facts(context),
+        snippet=context.snippet.strip(),
+        snippet_output=context.snippet_output.strip(),
+        domain=_domain(context.config),
+        verdict=_verdict(context.report),
+        table=_table(context.report),
+        gaps=_items(f"{gap[0].upper()}{gap[1:]}." for gap in gaps(context.report)),
+        conditions=_items(_conditions(context.report)),
+        figures="\n\n".join(map(_figure, context.figures)),
+        lineage=_lineage(context),
+        licence=_licence(context),
+    )
+    return _front_matter(context) + _filled(body)
+
+
+def template_path(kind: str) -> Path:
+    """A template of an installed wheel, or of the repository."""
+    packaged = Path(__file__).parent / "_cards"
+    folder = packaged if packaged.is_dir() else Path(__file__).parent.parent / "cards"
+    return folder / "_templates" / f"{kind}.md"
+
+
+def lint_card(text: str, folder: Path | None = None) -> list[str]:
+    """What is wrong with a card, nothing where it may be published. Its links must lead into ``folder``."""
+    found = _FRONT_MATTER.match(text)
+    if found is None:
+        return ["no front matter: the file must begin with a block between two lines of ---"]
+    try:
+        data = yaml.safe_load(found[1])
+    except yaml.YAMLError as error:
+        return [f"the front matter is not plain YAML: {' '.join(str(error).split())}"]
+    if not isinstance(data, dict):
+        return ["the front matter is not a map"]
+    body = text[found.end() :]
+    return [*_lint_front_matter(data), *_lint_body(body), *_lint_links(body, folder)]
+
+
+def _front_matter(context: CardContext) -> str:
+    config, recipe = context.config, context.recipe
+    family = config.lineage.teacher.split("/")[0]
+    data = {
+        "library_name": "zoo",
+        "pipeline_tag": "graph-ml",
+        **_licence_keys(context),
+        "tags": [*TAGS, f"teacher:{family}", f"subset:{recipe.subset}"],
+        "metrics": ["mae"],
+        "model-index": [{"name": config.name, "results": [_result(context)]}],
+        "zoo": _zoo_block(context),
+    }
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return f"---\n{text}---\n\n"
+
+
+def _licence_keys(context: CardContext) -> dict[str, str]:
+    licence = context.config.licence.lower()
+    if licence in HUB_LICENCES:
+        return {"license": licence}
+    if not (context.licence_name and context.licence_link):
+        raise LicenceError(
+            f"the Hub knows no licence {context.config.licence!r}; give licence_name and licence_link, "
+            f"or one of {', '.join(sorted(HUB_LICENCES))}"
+        )
+    return {"license": "other", "license_name": context.licence_name, "license_link": context.licence_link}
+
+
+def _result(context: CardContext) -> dict[str, Any]:
+    """The student's figures as the Hub's model index takes them; what was not measured is left out."""
+    values = {key: getattr(context.report.student, key) for key in _METRICS}
+    lineage = context.config.lineage
+    return {
+        "task": {"type": "graph-ml", "name": "Interatomic potential"},
+        "dataset": {
+            "type": context.recipe.subset,
+            "name": f"{context.recipe.subset}, labelled by {lineage.teacher}",
+            "split": "test",
+            "revision": lineage.structures_sha256,
+        },
+        "metrics": [
+            {"type": slug, "name": name, "value": float(values[key])}
+            for key, (slug, name) in _METRICS.items()
+            if values[key] is not None
+        ],
+    }
+
+
+def _zoo_block(context: CardContext) -> dict[str, Any]:
+    config, lineage = context.config, context.config.lineage
+    return {
+        "schema": SCHEMA,
+        "name": config.name,
+        "recipe": {"sha256": lineage.recipe_sha256},
+        "teacher": {
+            "name": lineage.teacher,
+            "weights_sha256": lineage.teacher_weights_sha256,
+            "licence": lineage.teacher_licence_weights,
+        },
+        "domain": config.domain.model_dump(mode="json"),
+        "weights": {
+            "file": MODEL,
+            "sha256": context.weights_sha256,
+            "dtype": config.dtype,
+            "parameters": config.parameters,
+        },
+        "probe": {"file": PROBE, "tolerance": config.probe_tolerance.model_dump(mode="json")},
+    }
+
+
+def _facts(context: CardContext) -> dict[str, str]:
+    """What the template's prose names."""
+    config, recipe, report = context.config, context.recipe, context.report
+    training = [group.count for group in recipe.structures.groups if group.split == "train"]
+    loss = recipe.loss
+    return {
+        "name": config.name,
+        "purpose": recipe.purpose,
+        "architecture": config.architecture.architecture,
+        "cutoff": f"{config.architecture.cutoff:g}",
+        "parameters": f"{config.parameters:,}",
+        "elements": listed(list(config.domain.elements)),
+        "domain_description": config.domain.description,
+        "speed": _speed(report),
+        "dynamics_limit": _dynamics_limit(report),
+        "teacher": config.lineage.teacher,
+        "teacher_licence": config.lineage.teacher_licence_weights,
+        "teacher_citation": context.teacher_citation,
+        "level_of_theory": config.lineage.level_of_theory,
+        "training_structures": str(sum(training)),
+        "probes": str(recipe.labels.probes_per_structure),
+        "probe_kind": recipe.labels.probes,
+        "steps": f"{config.lineage.steps:,}",
+        "batch": str(recipe.training.batch_size),
+        "weights": f"{loss.energy:g} (energy), {loss.force:g} (forces), {loss.stress:g} (stress) and "
+        f"{loss.hessian:g} (Hessian)",
+        "code_version": config.lineage.code_version,
+        "recipe_short": config.lineage.recipe_sha256[:12],
+    }
+
+
+def _speed(report: Report) -> str:
+    timing = report.settings.timing
+    if report.speedup is None:
+        return ""
+    where = f" ({timing.atoms} atoms, {timing.threads} threads, {timing.device})" if timing else ""
+    return f"It answers {times(report.speedup)} times as fast{where}."
+
+
+def _dynamics_limit(report: Report) -> str:
+    run = report.settings.dynamics.get("student")
+    if run is None or report.student.drift_meV_atom_ps is None:
+        return "Whether its dynamics is stable was not tested."
+    return f"Its dynamics was tested for {run.steps * run.timestep_fs / 1000:g} ps, not for longer."
+
+
+def _domain(config: ArtifactConfig) -> str:
+    domain = config.domain
+    axes = [axis for axis, flag in zip("abc", domain.pbc, strict=True) if flag]
+    rows = [
+        ("elements", ", ".join(domain.elements)),
+        ("periodic along", ", ".join(axes) or "nothing: molecules"),
+        ("shortest distance", f"{domain.min_distance_A:.2f} Å"),
+        ("largest structure trained on", f"{domain.max_atoms_trained} atoms; larger ones are welcome"),
+    ]
+    if domain.volume_per_atom_A3 is not None:
+        low, high = domain.volume_per_atom_A3
+        rows.append(("volume of an atom", f"{low:.1f} to {high:.1f} Å³"))
+    return _markdown_table(("domain", ""), rows)
+
+
+def _verdict(report: Report) -> str:
+    """In which errors the student is better than its twin, and in which it is not."""
+    better: list[str] = []
+    worse: list[str] = []
+    for quantity in QUANTITIES:
+        student, twin = getattr(report.student, quantity.key), getattr(report.twin, quantity.key)
+        if quantity.key in _ERRORS and student is not None and twin is not None and student != twin:
+            (better if student < twin else worse).append(quantity.label)
+    sentences = [f"The student has the smaller {listed(better)}."] if better else []
+    if worse:
+        sentences.append(f"The twin has the smaller {listed(worse)}.")
+    return " ".join(sentences)
+
+
+def _table(report: Report) -> str:
+    columns: list[Figures] = [getattr(report, engine) for engine in ENGINES]
+    rows = [
+        (f"{quantity.label} ({quantity.unit})", *(cell(figures, quantity.key) for figures in columns))
+        for quantity in QUANTITIES
+    ]
+    return _markdown_table(("", *ENGINES), rows)
+
+
+def _conditions(report: Report) -> Iterator[str]:
+    """How the figures were measured, and on what."""
+    settings = report.settings
+    if errors := settings.accuracy:
+        yield (
+            f"Errors: {errors.structures} structures, {errors.atoms} atoms in all ({errors.description}); "
+            f"the Hessian's is of components of H·v, {errors.probes} {errors.probe_kind} probes a structure."
+        )
+    if crystal := settings.phonons:
+        yield (
+            f"Phonons: finite displacements of {crystal.displacement_A:g} Å in {crystal.atoms} atoms, "
+            f"{'×'.join(map(str, crystal.mesh))} wave vectors, the same cell for all."
+        )
+    for engine, run in settings.dynamics.items():
+        yield (
+            f"Drift of the {engine}: {run.atoms} atoms, {run.steps * run.timestep_fs / 1000:g} ps in steps "
+            f"of {run.timestep_fs:g} fs, velocities drawn at {run.temperature_K:g} K."
+        )
+    if timing := settings.timing:
+        yield (
+            f"Time: energy and forces of {timing.atoms} atoms through ASE with the neighbour list, median "
+            f"of {timing.repeats} calls, engines in turn, {timing.dtype}, {timing.threads} threads, "
+            f"{timing.device}."
+        )
+    machine = report.hardware.get("gpu") or report.hardware.get("cpu") or "hardware that was not recorded"
+    packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    yield f"Hardware and versions: {machine}; {packages}."
+
+
+def _figure(path: str) -> str:
+    stem = Path(path).stem
+    return f"![{CAPTIONS.get(stem, stem.replace('_', ' '))}]({path})"
+
+
+def _lineage(context: CardContext) -> str:
+    lineage = context.config.lineage
+    seconds = context.report.training_seconds.get("student")
+    rows = [
+        ("SHA-256 of the recipe", f"`{lineage.recipe_sha256}`"),
+        ("of the structures", f"`{lineage.structures_sha256}`"),
+        ("of the labels", f"`{lineage.labels_sha256}`"),
+        ("of the teacher's weights", f"`{lineage.teacher_weights_sha256}`"),
+        ("of this engine's weights", f"`{context.weights_sha256}`"),
+        ("seed", str(lineage.seed)),
+        ("zoo", lineage.code_version),
+        ("training", "not measured (its time was not recorded)" if seconds is None else f"{seconds:.0f} s"),
+    ]
+    return _markdown_table(("lineage", ""), rows)
+
+
+def _licence(context: CardContext) -> str:
+    if context.licence_name and context.licence_link:
+        return f"[{context.licence_name}]({context.licence_link})"
+    return context.config.licence
+
+
+def _items(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Padded, so that it reads as text too; figures to the right where there are several columns."""
+    right = len(head) > 2
+    widths = [max(3, *(len(row[column]) for row in (head, *rows))) for column in range(len(head))]
+    rule = tuple("-" * (width - 1) + (":" if right and column else "-") for column, width in enumerate(widths))
+    return "\n".join(_padded(row, widths, right) for row in (head, rule, *rows))
+
+
+def _padded(cells: tuple[str, ...], widths: list[int], right: bool) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    padded = [text.rjust(width) if right else text.ljust(width) for text, width in others]
+    return f"| {' | '.join([first[0].ljust(first[1]), *padded])} |"
+
+
+def _filled(body: str) -> str:
+    """Paragraphs and items broken at a terminal's width; code, tables, titles and pictures as they are."""
+    parts = _FENCE.split(body)
+    for index in range(0, len(parts), 2):  # the odd ones are code
+        blocks = re.split(r"\n{2,}", parts[index].strip())
+        parts[index] = "\n\n".join(_filled_block(block) for block in blocks if block)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _filled_block(block: str) -> str:
+    if block.startswith(("#", "|", "!")):
+        return block
+    if block.startswith("- "):
+        return "\n".join(_fill(item, indent="  ") for item in block.split("\n"))
+    return _fill(block, indent="")
+
+
+def _fill(text: str, indent: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _lint_front_matter(data: dict[str, Any]) -> Iterator[str]:
+    for key in _REQUIRED:
+        if not data.get(key):
+            yield f"the front matter lacks {key}"
+    licence = data.get("license")
+    if licence == "other" and not (data.get("license_name") and data.get("license_link")):
+        yield "license is other, so license_name and license_link must be there"
+    elif licence and licence != "other" and licence not in HUB_LICENCES:
+        yield f"the Hub knows no license {licence!r}; write other, with license_name and license_link"
+    if data.get("pipeline_tag") not in (None, "graph-ml"):
+        yield f"pipeline_tag is {data['pipeline_tag']!r}; expected graph-ml"
+    for where, value in _leaves(data, ""):
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{where} is {value}; leave out what was not measured"
+    yield from _lint_metrics(data.get("model-index"))
+
+
+def _lint_metrics(index: Any) -> Iterator[str]:
+    for where, value in _leaves(index, "model-index"):
+        if where.endswith(".value") and (isinstance(value, bool) or not isinstance(value, int | float)):
+            yield f"{where} is {value!r}; expected a number"
+
+
+def _lint_body(body: str) -> Iterator[str]:
+    for found in _LEFT_OVER.finditer(body):
+        yield f"a placeholder was left: {found[0]}"
+    for missing in _NOT_A_NUMBER.finditer(body):
+        yield f"the text says {missing[0]}; write why it was not measured"
+    if not body.lstrip().startswith("# "):
+        yield "the text does not begin with a title"
+
+
+def _lint_links(body: str, folder: Path | None) -> Iterator[str]:
+    for found in _LINK.finditer(body):
+        path = Path(found[1])
+        if path.is_absolute() or ".." in path.parts:
+            yield f"the link {found[1]} leads out of the folder"
+        elif folder is not None and not (folder / path).is_file():
+            yield f"the link {found[1]} leads nowhere"
+
+
+def _leaves(data: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every plain value in nested maps and lists, with its place."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _leaves(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _leaves(value, f"{where}.{index}")
+    else:
+        yield where, data

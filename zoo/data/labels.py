@@ -1,0 +1,204 @@
+"""A teacher's predictions on disk: safetensors shards, hashed, and resumable after a kill at any moment.
+
+A folder of labels starts with ``plan.json``, which says whose labels of what these are, grows by shards, each renamed
+into place when complete, and ends with ``manifest.json``, the digests of the shards. Labels of another plan are
+refused, never joined by position.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from zoo.config import Config, digest, read_json, write_json
+from zoo.errors import IntegrityError, LabelError
+from zoo.files import atomic_write, sha256_file
+from zoo.potential import Prediction
+
+_UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "hessian_products": "eV/Å²"}
+
+
+class LabelPlan(Config):
+    """Whose labels of what: everything that decides the numbers in a folder of labels."""
+
+    format: Literal[1] = 1
+    teacher: str
+    weights_sha256: str
+    package: str
+    level_of_theory: str
+    dtype: Literal["float32", "float64"]
+    probes: Literal["rademacher", "rows"]
+    probes_per_structure: PositiveInt
+    seed: int
+    shard_size: PositiveInt
+    units: dict[str, str] = Field(default_factory=lambda: dict(_UNITS))
+    structures: tuple[str, ...]  # the digest of each, in order
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.structures) // self.shard_size)
+
+
+class LabelManifest(Config):
+    """The shards of a finished folder of labels."""
+
+    plan_sha256: str
+    shards: dict[str, str]  # file -> digest
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a teacher says of one structure. A probe of products is what the Hessian was multiplied with."""
+
+    energy: Tensor  # () eV, float64
+    forces: Tensor  # (atoms, 3) eV/Å
+    stress: Tensor  # (3, 3) eV/Å³; NaN where there is no volume
+    probes: Tensor  # (probes, atoms, 3)
+    hessian_products: Tensor  # (probes, atoms, 3) eV/Å²
+
+    def prediction(self) -> Prediction:
+        """The label as what it is: a teacher's prediction of a batch of one."""
+        return Prediction(
+            energy=self.energy.reshape(1),
+            forces=self.forces,
+            stress=self.stress[None],
+            hessian_products=self.hessian_products,
+        )
+
+
+def draw_probes(plan: LabelPlan, structure: str, atoms: int) -> Tensor:
+    """(probes, atoms, 3) int8: random signs, or distinct one-hot vectors, decided by seed and structure alone."""
+    key = hashlib.sha256(f"{plan.seed} {plan.probes} {structure}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    shape = (plan.probes_per_structure, atoms, 3)
+    if plan.probes == "rademacher":
+        return (2 * torch.randint(0, 2, shape, generator=generator) - 1).to(torch.int8)
+    if plan.probes_per_structure > 3 * atoms:
+        raise LabelError(
+            f"{plan.probes_per_structure} rows asked of a Hessian that has {3 * atoms}; "
+            "lower labels.probes_per_structure"
+        )
+    rows = torch.randperm(3 * atoms, generator=generator)[: plan.probes_per_structure]
+    probes = torch.zeros(plan.probes_per_structure, 3 * atoms, dtype=torch.int8)
+    probes[torch.arange(len(rows)), rows] = 1
+    return probes.reshape(shape)
+
+
+def begin(folder: Path, plan: LabelPlan) -> list[int]:
+    """Opens a folder for these labels and tells which shards are still to be made.
+
+    Raises LabelError where the folder holds labels of another teacher, of other structures or of other probes.
+    """
+    path = folder / "plan.json"
+    if path.exists():
+        _refuse_other(read_json(LabelPlan, path), plan, folder)
+    else:
+        write_json(path, plan)
+    return [shard for shard in range(plan.num_shards) if not _is_complete(folder, plan, shard)]
+
+
+def write_shard(folder: Path, plan: LabelPlan, shard: int, labels: Sequence[Label]) -> None:
+    """Writes one shard, whole or not at all."""
+    counts = torch.tensor([0, *(len(label.forces) for label in labels)])
+    arrays = {
+        "offsets": counts.cumsum(0),  # (structures + 1,)
+        "energy": torch.stack([label.energy for label in labels]),  # (structures,)
+        "forces": torch.cat([label.forces for label in labels]),  # (atoms, 3)
+        "stress": torch.stack([label.stress for label in labels]),  # (structures, 3, 3)
+        "probes": torch.cat([label.probes.transpose(0, 1) for label in labels]),  # (atoms, probes, 3)
+        "hessian_products": torch.cat([label.hessian_products.transpose(0, 1) for label in labels]),
+    }
+    contiguous = {name: array.contiguous() for name, array in arrays.items()}
+    atomic_write(_shard_path(folder, shard), save(contiguous, metadata={"plan": digest(plan)}))
+
+
+def finish(folder: Path, plan: LabelPlan) -> None:
+    """Ends a folder: the digest of each shard."""
+    files = [_shard_path(folder, shard) for shard in range(plan.num_shards)]
+    shards = {path.name: sha256_file(path) for path in files}
+    write_json(folder / "manifest.json", LabelManifest(plan_sha256=digest(plan), shards=shards))
+
+
+class Labels:
+    """A finished folder of labels, memory-mapped."""
+
+    def __init__(self, folder: Path, plan: LabelPlan) -> None:
+        self.folder = folder
+        self.plan = plan
+
+    @classmethod
+    def open(cls, folder: Path, structures: Sequence[str]) -> "Labels":
+        """Opens the labels of these structures (digests, in order).
+
+        Raises LabelError where they are not finished or belong to other structures, IntegrityError where a shard was
+        altered.
+        """
+        if not (folder / "manifest.json").is_file():
+            raise LabelError(f"the labels in {folder} are not finished; run: zoo label RECIPE")
+        plan = read_json(LabelPlan, folder / "plan.json")
+        if plan.structures != tuple(structures):
+            raise LabelError(f"the labels in {folder} belong to other structures; label these with another --run")
+        manifest = read_json(LabelManifest, folder / "manifest.json")
+        if manifest.plan_sha256 != digest(plan):
+            raise IntegrityError(f"{folder}/plan.json was changed since the labels were made; delete {folder}")
+        for name, expected in manifest.shards.items():
+            if not (folder / name).is_file() or sha256_file(folder / name) != expected:
+                raise IntegrityError(
+                    f"{folder / name} is missing or altered; delete it and run again: zoo label RECIPE"
+                )
+        return cls(folder, plan)
+
+    def __len__(self) -> int:
+        return len(self.plan.structures)
+
+    def __iter__(self) -> Iterator[Label]:
+        for shard in range(self.plan.num_shards):
+            with safe_open(_shard_path(self.folder, shard), framework="pt") as arrays:
+                offsets = arrays.get_tensor("offsets").tolist()
+                for number, (start, stop) in enumerate(pairwise(offsets)):
+                    yield Label(
+                        energy=arrays.get_slice("energy")[number : number + 1][0],
+                        forces=arrays.get_slice("forces")[start:stop],
+                        stress=arrays.get_slice("stress")[number : number + 1][0],
+                        probes=arrays.get_slice("probes")[start:stop].transpose(0, 1),
+                        hessian_products=arrays.get_slice("hessian_products")[start:stop].transpose(0, 1),
+                    )
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over the plan and all shards."""
+        return sha256_file(self.folder / "manifest.json")
+
+
+def _shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.safetensors"
+
+
+def _is_complete(folder: Path, plan: LabelPlan, shard: int) -> bool:
+    """Whether this shard was written whole, for this plan."""
+    path = _shard_path(folder, shard)
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt") as arrays:
+            return bool((arrays.metadata() or {}).get("plan") == digest(plan))
+    except (SafetensorError, OSError):
+        return False
+
+
+def _refuse_other(found: LabelPlan, wanted: LabelPlan, folder: Path) -> None:
+    before, after = found.model_dump(), wanted.model_dump()
+    for key in after:
+        if before[key] != after[key]:
+            what = "other structures" if key == "structures" else f"{key} {before[key]}, not {after[key]}"
+            raise LabelError(
+                f"{folder} holds labels of {what}; choose another --run, or pass --replace to make them anew"
+            )

@@ -1,0 +1,1 @@
+"""From structures and a teacher to a student: labels, loss, training."""

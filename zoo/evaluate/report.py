@@ -1,0 +1,216 @@
+"""What evaluation measured: one set of figures for the teacher, the student and its undistilled twin."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from zoo.config import Config
+
+ENGINES: tuple["EngineName", ...] = ("teacher", "student", "twin")
+EngineName = Literal["teacher", "student", "twin"]
+WIDTH = 80  # columns of the terminal table
+REFERENCE = "it is the reference"  # the reason why a teacher has no error against itself
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One row of the table: a key of ``Figures`` as people read it."""
+
+    key: str
+    label: str
+    unit: str
+
+
+QUANTITIES = (
+    Quantity("energy_mae_meV_atom", "energy error", "meV/atom"),
+    Quantity("force_mae_meV_A", "force error", "meV/Å"),
+    Quantity("stress_mae_GPa", "stress error", "GPa"),
+    Quantity("hessian_mae_eV_A2", "Hessian error", "eV/Å²"),
+    Quantity("phonon_mae_THz", "phonon error", "THz"),
+    Quantity("max_frequency_THz", "highest phonon", "THz"),
+    Quantity("lattice_constant_A", "lattice constant", "Å"),
+    Quantity("bulk_modulus_GPa", "bulk modulus", "GPa"),
+    Quantity("drift_meV_atom_ps", "NVE energy drift", "meV/atom/ps"),
+    Quantity("ms_per_call", "time per call", "ms"),
+)
+
+
+class Figures(Config):
+    """What was measured of one engine. Errors are against the teacher, on the test split.
+
+    A figure is None where it was not measured, and ``reasons`` then says why, under the same key.
+    """
+
+    energy_mae_meV_atom: float | None = Field(None, ge=0)
+    force_mae_meV_A: float | None = Field(None, ge=0)  # mean over Cartesian components
+    stress_mae_GPa: float | None = Field(None, ge=0)  # mean over the nine components
+    hessian_mae_eV_A2: float | None = Field(None, ge=0)  # of products with random signs, see evaluate.accuracy
+    phonon_mae_THz: float | None = Field(None, ge=0)  # mean over a mesh of wave vectors and all branches
+    max_frequency_THz: float | None = None  # the highest of that mesh
+    lattice_constant_A: float | None = Field(None, gt=0)
+    bulk_modulus_GPa: float | None = None
+    drift_meV_atom_ps: float | None = None  # slope of the total energy in NVE dynamics
+    ms_per_call: float | None = Field(None, gt=0)  # energy and forces, neighbour list included
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _each_gap_has_a_reason(self) -> Self:
+        for quantity in QUANTITIES:
+            measured = getattr(self, quantity.key) is not None
+            if not measured and not self.reasons.get(quantity.key, "").strip():
+                raise ValueError(f"{quantity.key} was not measured and reasons['{quantity.key}'] does not say why")
+            if measured and quantity.key in self.reasons:
+                raise ValueError(f"{quantity.key} was measured; reasons['{quantity.key}'] must go")
+        unknown = set(self.reasons) - {quantity.key for quantity in QUANTITIES}
+        if unknown:
+            raise ValueError(f"reasons for figures that do not exist: {', '.join(sorted(unknown))}")
+        return self
+
+    @classmethod
+    def of(cls, measured: dict[str, float], reasons: dict[str, str], otherwise: str = "not asked for") -> Self:
+        """Figures from those that were measured; the others get their reason, or ``otherwise``."""
+        missing = [quantity.key for quantity in QUANTITIES if quantity.key not in measured]
+        plain = {key: float(value) for key, value in measured.items()}
+        return cls.model_validate(plain | {"reasons": {key: reasons.get(key, otherwise) for key in missing}})
+
+
+class AccuracySettings(Config):
+    """On what the errors were taken."""
+
+    structures: int = Field(ge=1)
+    atoms: int = Field(ge=1)  # of all structures together
+    probes: int = Field(ge=0)  # Hessian products of each structure
+    probe_kind: str  # "rademacher" or "rows": a Hessian error is comparable with one of the same kind alone
+    description: str  # what the test split is, in a phrase
+
+
+class PhononSettings(Config):
+    """How the phonons were made: finite displacements, the same cell for all engines."""
+
+    atoms: int = Field(ge=1)  # of the supercell
+    displacement_A: float = Field(gt=0)
+    mesh: tuple[int, int, int]
+    lattice_constant_A: float | None = Field(None, gt=0)
+
+
+class DynamicsSettings(Config):
+    """One engine's run of NVE dynamics; the teacher's may be shorter."""
+
+    atoms: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    timestep_fs: float = Field(gt=0)
+    temperature_K: float = Field(ge=0)  # of the initial velocities
+
+
+class TimingSettings(Config):
+    """How the calls were timed: all engines in one run, in turn."""
+
+    atoms: int = Field(ge=1)
+    repeats: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    device: str
+    dtype: str
+    spread_ms: dict[str, tuple[float, float]] = Field(default_factory=dict)  # quartiles, by engine
+
+
+class Settings(Config):
+    """What was measured how; None where a kind of measurement was left out."""
+
+    accuracy: AccuracySettings | None = None
+    phonons: PhononSettings | None = None
+    dynamics: dict[EngineName, DynamicsSettings] = Field(default_factory=dict)
+    timing: TimingSettings | None = None
+
+
+class Report(Config):
+    """``report.json``: the figures of the three, with the hardware and versions that gave them."""
+
+    format: Literal[1] = 1
+    name: str
+    teacher: Figures
+    student: Figures
+    twin: Figures  # the same student trained without Hessians, as long and on the same structures
+    speedup: float | None = Field(None, gt=0)  # the teacher's time over the student's
+    parameters: int = Field(ge=1)  # of the student
+    training_seconds: dict[Literal["student", "twin"], float] = Field(default_factory=dict)
+    settings: Settings
+    hardware: dict[str, str | int | float | None]
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _speedup_is_the_ratio(self) -> Self:
+        expected = speedup(self.teacher, self.student)
+        if (expected is None) != (self.speedup is None):
+            raise ValueError("speedup and ms_per_call of teacher and student must be given together")
+        if expected is not None and self.speedup is not None and abs(self.speedup / expected - 1) > 0.01:
+            raise ValueError(f"speedup {self.speedup:.4g} is not the ratio of the times, {expected:.4g}")
+        return self
+
+
+def speedup(teacher: Figures, student: Figures) -> float | None:
+    """How many times as fast the student answers; None where either was not timed."""
+    if teacher.ms_per_call is None or student.ms_per_call is None:
+        return None
+    return teacher.ms_per_call / student.ms_per_call
+
+
+def table(report: Report) -> str:
+    """The figures side by side, for a terminal of 80 columns, with the reasons of the gaps below."""
+    head = f"{'':<30}" + "".join(f"{engine:>14}" for engine in ENGINES)
+    rows = [_row(report, quantity) for quantity in QUANTITIES]
+    return "\n".join([report.name, "", head, "-" * len(head), *rows, "", *_remarks(report)]) + "\n"
+
+
+def number(value: float | None) -> str:
+    """A figure with about four digits; a dash where there is none."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    if 0 < size < 1e-3:
+        return f"{value:.1e}"
+    decimals = next((count for count, floor in enumerate((999.5, 99.95, 9.995, 0.0995)) if size >= floor), 4)
+    return f"{value:.{decimals}f}"
+
+
+def times(ratio: float) -> str:
+    """How many times as fast."""
+    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+
+
+def cell(figures: Figures, key: str) -> str:
+    """A figure as it stands in a table: its number, "reference", or a dash where it was not measured."""
+    return "reference" if figures.reasons.get(key) == REFERENCE else number(getattr(figures, key))
+
+
+def gaps(report: Report) -> list[str]:
+    """One phrase for each reason why figures are missing, naming the engine and the figures."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for engine in ENGINES:
+        figures: Figures = getattr(report, engine)
+        for quantity in QUANTITIES:
+            reason = figures.reasons.get(quantity.key, REFERENCE)
+            if reason != REFERENCE:
+                grouped.setdefault((engine, reason), []).append(quantity.label)
+    return [f"{engine}, {listed(labels)}: not measured ({reason})" for (engine, reason), labels in grouped.items()]
+
+
+def _row(report: Report, quantity: Quantity) -> str:
+    values = [cell(getattr(report, engine), quantity.key) for engine in ENGINES]
+    return f"{quantity.label:<18}{quantity.unit:<12}" + "".join(f"{value:>14}" for value in values)
+
+
+def _remarks(report: Report) -> list[str]:
+    remarks = []
+    if report.speedup is not None:
+        timing = report.settings.timing
+        where = f" ({timing.atoms} atoms, {timing.threads} threads, {timing.device})" if timing else ""
+        remarks.append(f"The student answers {times(report.speedup)} times as fast as its teacher{where}.")
+    remarks.append("Errors are against the teacher. The twin is the same student trained without Hessians.")
+    remarks += [f"- {gap}" for gap in gaps(report)]
+    return [line for remark in remarks for line in textwrap.wrap(remark, WIDTH, subsequent_indent="  ")]
+
+
+def listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,1 @@
+"""Where published engines are found: their names, the catalogue of those known, and hubs that hold them."""

@@ -1,0 +1,103 @@
+"""From ASE's atoms to a graph."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import vesin
+from ase import Atoms
+
+from zoo.errors import StructureError
+from zoo.graph import Graph, collate
+
+COINCIDENT = 0.01  # Å; two atoms nearer than this are a mistake, not a structure
+_SHORTEST_VECTOR = 1e-3  # Å
+_FLATTEST = 1e-4  # smallest singular value of the lattice vectors, each of length one
+_WIDEST = 1e5  # Å along a direction without periodicity; the neighbour list counts boxes in between
+
+
+def check_structure(atoms: Atoms) -> None:
+    """Raises StructureError for atoms that no potential could take."""
+    if len(atoms) == 0:
+        raise StructureError("a structure without atoms; give at least one")
+    for name, values in (("position", atoms.positions), ("cell", np.asarray(atoms.cell))):
+        if not np.isfinite(values).all():
+            where = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise StructureError(f"{name} {where} of {atoms.symbols} is not a finite number; repair the structure")
+    _check_cell(atoms)
+    if not all(atoms.pbc) and np.ptp(atoms.positions, axis=0).max() > _WIDEST:
+        raise StructureError(
+            f"atoms of {atoms.symbols} are over {_WIDEST:g} Å apart; check the positions (they are in Å)"
+        )
+
+
+def _check_cell(atoms: Atoms) -> None:
+    """The lattice vectors of the periodic directions must have a length each and not lie in one line or plane."""
+    periodic = np.asarray(atoms.pbc)
+    vectors = np.asarray(atoms.cell)[periodic]  # (periodic directions, 3)
+    if not len(vectors):
+        return
+    lengths = np.linalg.norm(vectors, axis=1)
+    if lengths.min() < _SHORTEST_VECTOR:
+        raise StructureError(
+            f"{atoms.symbols} is periodic along {_axes(periodic)} but has no cell there; "
+            "set atoms.cell, or atoms.pbc = False for a molecule"
+        )
+    if np.linalg.svd(vectors / lengths[:, None], compute_uv=False).min() < _FLATTEST:
+        raise StructureError(
+            f"the lattice vectors of {atoms.symbols} lie in a line or in a plane; give atoms.cell independent vectors"
+        )
+
+
+def build_graph(
+    structures: Atoms | Sequence[Atoms],
+    cutoff: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Graph:
+    """The graph of one structure, or of many in order, with all edges shorter than ``cutoff`` (Å).
+
+    Raises StructureError where a structure is broken or two of its atoms share a place.
+    """
+    many = [structures] if isinstance(structures, Atoms) else list(structures)
+    if not many:
+        raise StructureError("no structures given; pass at least one")
+    return collate([_graph_of_one(atoms, cutoff) for atoms in many]).to(device, dtype)
+
+
+def _graph_of_one(atoms: Atoms, cutoff: float) -> Graph:
+    check_structure(atoms)
+    cell = complete_cell(atoms)
+    finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    centers, neighbors, shifts, lengths = finder.compute(
+        points=np.ascontiguousarray(atoms.positions),
+        box=cell,
+        periodic=np.asarray(atoms.pbc),
+        quantities="ijSd",
+    )
+    if lengths.size and lengths.min() < COINCIDENT:
+        edge = int(lengths.argmin())
+        raise StructureError(
+            f"atoms {centers[edge]} and {neighbors[edge]} of {atoms.symbols} are {lengths[edge]:.4f} Å apart; "
+            "remove one of them or move them apart"
+        )
+    return Graph(
+        numbers=torch.from_numpy(np.asarray(atoms.numbers, dtype=np.int64)),
+        positions=torch.from_numpy(np.array(atoms.positions, dtype=np.float64)),
+        cells=torch.from_numpy(np.where(np.asarray(atoms.pbc)[:, None], cell, 0.0))[None],
+        periodic=torch.from_numpy(np.array(atoms.pbc, dtype=bool))[None],
+        structure=torch.zeros(len(atoms), dtype=torch.int64),
+        centers=torch.from_numpy(centers.astype(np.int64)),
+        neighbors=torch.from_numpy(neighbors.astype(np.int64)),
+        shifts=torch.from_numpy(shifts.astype(np.float64)),
+    )
+
+
+def complete_cell(atoms: Atoms) -> np.ndarray:
+    """(3, 3) The cell, with vectors of its own choosing along axes that have none."""
+    return np.ascontiguousarray(atoms.cell.complete(), dtype=np.float64)
+
+
+def _axes(periodic: np.ndarray) -> str:
+    return ", ".join(axis for axis, flag in zip("abc", periodic, strict=True) if flag)

@@ -1,0 +1,176 @@
+"""From a finished run to a model folder: domain, probe, config, and a card whose snippet was run as it stands."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from zoo.artifact import (
+    ArtifactConfig,
+    Domain,
+    Lineage,
+    Probe,
+    count_parameters,
+    probe_predictions,
+    write_model_folder,
+)
+from zoo.card import CardContext, lint_card, render_card
+from zoo.data.labels import Labels
+from zoo.errors import ConfigError
+from zoo.evaluate.report import Report
+from zoo.files import sha256_file
+from zoo.neighbors import build_graph
+from zoo.publish import publish
+from zoo.recipe import Lock, Recipe, Split, to_yaml
+from zoo.students import Student
+from zoo.teachers import Teacher
+from zoo.version import __version__
+
+Samples = Mapping[Split, tuple[list[Atoms], Labels]]
+
+_CLOSER = 0.95  # of the shortest distance in the training set: still inside the domain
+_MARGIN = 0.05  # of the volume an atom, to both sides
+_NOT_RUN = "(not run yet)"
+
+
+def package(
+    folder: Path,
+    recipe: Recipe,
+    report: Report,
+    student: Student,
+    teacher: Teacher,
+    samples: Samples,
+    run: Path,
+) -> None:
+    """Writes the model folder of a run, whole or not at all. ``recipe`` is locked."""
+    probe = make_probe(student, samples)
+    config = make_config(recipe, student, teacher, samples)
+    figures = {f"figures/{path.name}": path for path in sorted((run / "evaluation" / "figures").glob("*.png"))}
+    files: dict[str, Path | bytes] = {
+        "recipe.yaml": to_yaml(recipe).encode(),
+        "report.json": run / "evaluation" / "report.json",
+        **figures,
+    }
+    context = CardContext(
+        report=report,
+        config=config,
+        recipe=recipe,
+        weights_sha256="",
+        snippet=snippet(recipe),
+        snippet_output=_NOT_RUN,
+        figures=tuple(figures),
+        teacher_citation=teacher.citation,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "model"
+        files["README.md"] = render_card(context).encode()
+        write_model_folder(draft, config=config, potential=student, probe=probe, files=files)
+        digest = sha256_file(draft / "model.safetensors")
+        output = run_snippet(context.snippet, draft, Path(scratch) / "hub")
+    card = render_card(replace(context, weights_sha256=digest, snippet_output=output))
+    files["README.md"] = card.encode()
+    write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
+    problems = lint_card(card, folder)
+    if problems:
+        raise ConfigError(f"{folder}/README.md: {problems[0]}; correct the recipe, or cards/_templates/student.md")
+
+
+def make_domain(recipe: Recipe, structures: Sequence[Atoms]) -> Domain:
+    """The domain that the training structures span, a little widened."""
+    volumes = [atoms.get_volume() / len(atoms) for atoms in structures if all(atoms.pbc)]
+    nearest = [_shortest_distance(atoms, recipe.student.cutoff) for atoms in structures]
+    a, b, c = structures[0].pbc
+    return Domain(
+        elements=tuple(sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})),
+        pbc=(bool(a), bool(b), bool(c)),
+        min_distance_A=round(_CLOSER * min(nearest), 3),
+        volume_per_atom_A3=(round(min(volumes) * (1 - _MARGIN), 3), round(max(volumes) * (1 + _MARGIN), 3))
+        if volumes
+        else None,
+        max_atoms_trained=max(len(atoms) for atoms in structures),
+        description=recipe.purpose,
+    )
+
+
+def make_probe(student: Student, samples: Samples) -> Probe:
+    """The first structure of each split, with what teacher and student say of it."""
+    firsts = [(structures[0], next(iter(labels))) for structures, labels in samples.values()]
+    structures = [atoms for atoms, _ in firsts]
+    vectors = [label.probes.double() for _, label in firsts]
+    return Probe(
+        structures=structures,
+        vectors=vectors,
+        engine=probe_predictions(student, structures, vectors),
+        teacher=[label.prediction() for _, label in firsts],
+    )
+
+
+def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Samples) -> ArtifactConfig:
+    """``config.json`` of a student."""
+    lock = recipe.lock
+    if lock is None:
+        raise ConfigError("only a locked recipe is packaged; zoo distill locks it")
+    return ArtifactConfig(
+        name=recipe.name,
+        licence=recipe.licence,
+        architecture=recipe.student,
+        domain=make_domain(recipe, samples["train"][0]),
+        lineage=_lineage(recipe, lock, teacher),
+        dtype=recipe.training.dtype,
+        parameters=count_parameters(student),
+    )
+
+
+def snippet(recipe: Recipe) -> str:
+    """What a user types first."""
+    crystal = recipe.structures.crystal
+    return (
+        "from ase.build import bulk\n"
+        "import zoo\n\n"
+        f'engine = zoo.load("{recipe.name}")\n'
+        f'atoms = bulk("{crystal.formula}", "{crystal.prototype}", a={crystal.lattice_constant}, cubic=True)\n'
+        "atoms.rattle(0.05, seed=0)\n"
+        "atoms.calc = engine.calculator()\n"
+        'print(f"energy         {atoms.get_potential_energy():.4f} eV")\n'
+        'print(f"largest force  {abs(atoms.get_forces()).max():.3f} eV/Å")\n'
+        'print(f"highest mode   {engine.vibrations(atoms).frequencies_THz.max():.2f} THz")\n'
+    )
+
+
+def run_snippet(code: str, folder: Path, hub: Path) -> str:
+    """What the snippet prints in a fresh Python that finds the engine on a hub. Raises ConfigError where it fails."""
+    publish(folder, hub=hub)
+    environment = os.environ | {"ZOO_HUB": str(hub), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=False
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise ConfigError(f"the card's snippet failed: {' '.join(last)}; correct it in zoo/package.py")
+    return done.stdout
+
+
+def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher) -> Lineage:
+    return Lineage(
+        recipe_sha256=recipe.digest,
+        structures_sha256=lock.structures_sha256,
+        labels_sha256=lock.labels_sha256,
+        teacher=teacher.name,
+        teacher_weights_sha256=teacher.weights_sha256,
+        teacher_licence_weights=teacher.licence_weights,
+        level_of_theory=teacher.level_of_theory,
+        seed=recipe.seed,
+        steps=recipe.training.steps,
+        code_version=__version__,
+    )
+
+
+def _shortest_distance(atoms: Atoms, cutoff: float) -> float:
+    lengths = np.linalg.norm(build_graph(atoms, cutoff).edge_vectors().numpy(), axis=1)
+    return float(lengths.min()) if len(lengths) else cutoff
