@@ -9,7 +9,7 @@ import yaml
 from zoo.config import parse
 from zoo.errors import ConfigError
 from zoo.hub.catalogue import Catalogue, entries, nearest
-from zoo.hub.naming import is_engine_name
+from zoo.naming import is_engine_name
 from zoo.publish import TERMS
 from zoo.teachers import load_teacher, teacher_names
 

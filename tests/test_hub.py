@@ -10,7 +10,7 @@ from huggingface_hub import scan_cache_dir, snapshot_download
 
 from zoo.errors import ConfigError, IntegrityError, UnknownNameError
 from zoo.hub.folder import FolderHub, commit_of, open_hub
-from zoo.hub.naming import Repository
+from zoo.naming import Repository
 
 HERE = Repository("me", "a_b")
 

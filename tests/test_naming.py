@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub.utils import validate_repo_id
 
 from zoo.errors import ConfigError, UnknownNameError
-from zoo.hub.naming import (
+from zoo.naming import (
     EngineName,
     Repository,
     default_namespace,

@@ -9,7 +9,7 @@ from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
 from zoo.errors import ConfigError, IntegrityError, NotReleasedError, UnknownNameError
 from zoo.hub.catalogue import entries, nearest
 from zoo.hub.folder import FolderHub, open_hub
-from zoo.hub.naming import FORMS, EngineName, Repository, default_namespace, parse_name
+from zoo.naming import FORMS, EngineName, Repository, default_namespace, parse_name
 from zoo.teachers import load_teacher, teacher_names
 
 

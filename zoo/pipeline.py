@@ -275,7 +275,8 @@ def outline(run: Run) -> str:
     for split in SPLITS:
         groups = [group for group in recipe.structures.groups if group.split == split]
         frames = sum(group.count for group in groups)
-        atoms = sum(group.count * len(perfect_crystal(recipe.structures.crystal, group.supercell)) for group in groups)
+        sizes = [len(perfect_crystal(recipe.structures.crystal, group.supercell, group.cell)) for group in groups]
+        atoms = sum(group.count * size for group, size in zip(groups, sizes, strict=True))
         lines.append(f"{split:<11} {frames:>6} structures in {len(groups)} groups, {atoms} atoms")
     products = recipe.labels.probes_per_structure * sum(group.count for group in recipe.structures.groups)
     moves = sum(group.count * group.interval for group in recipe.structures.groups if group.kind == "dynamics")

@@ -14,16 +14,9 @@ from zoo.errors import LicenceError, PublishError
 from zoo.files import atomic_path
 from zoo.hub.catalogue import entries
 from zoo.hub.folder import FolderHub, commit_of, digests_of, open_hub
-from zoo.hub.naming import EngineName, Repository, default_namespace, is_engine_name, parse_name
+from zoo.licences import check_terms
+from zoo.naming import EngineName, Repository, default_namespace, is_engine_name, parse_name
 
-# The licence of a teacher's weights, and those that its student may have. What is not here is refused.
-TERMS = {
-    "CC0-1.0": ("CC0-1.0", "MIT", "Apache-2.0", "CC-BY-4.0", "CC-BY-NC-4.0"),
-    "MIT": ("MIT", "Apache-2.0", "CC-BY-4.0", "CC-BY-NC-4.0"),
-    "Apache-2.0": ("Apache-2.0",),
-    "CC-BY-4.0": ("CC-BY-4.0", "CC-BY-NC-4.0"),
-    "CC-BY-NC-4.0": ("CC-BY-NC-4.0",),
-}
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -83,16 +76,7 @@ def check_licence(config: ArtifactConfig) -> None:
             f"config.json says that the weights of {lineage.teacher} are {stated}, "
             f"they are {entry.licence_weights}; make the model folder again"
         )
-    allowed = TERMS.get(stated)
-    if allowed is None:
-        raise LicenceError(
-            f"the weights of {lineage.teacher} are {stated}, whose terms zoo does not know; it knows {', '.join(TERMS)}"
-        )
-    if config.licence not in allowed:
-        raise LicenceError(
-            f"{config.name} is {config.licence}, but the weights of its teacher are {stated}; "
-            f"set the recipe's licence to {' or '.join(allowed)}"
-        )
+    check_terms(config.name, config.licence, lineage.teacher, stated)
 
 
 def _stage(folder: Path, staged: Path) -> None:

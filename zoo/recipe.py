@@ -17,6 +17,7 @@ NAME_PATTERN = r"^[a-z0-9.]+(-[a-z0-9.]+)*/[a-z0-9.]+(-[a-z0-9.]+)*$"
 
 Split = Literal["train", "validation", "test"]
 Cells = tuple[PositiveInt, PositiveInt, PositiveInt]
+UnitCell = Literal["conventional", "primitive"]
 Weight = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "float64"]
 
@@ -56,7 +57,8 @@ class RattledGroup(Config):
     kind: Literal["rattled"]
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     split: Split
-    supercell: Cells
+    cell: UnitCell = "conventional"
+    supercell: Cells  # of that cell
     count: PositiveInt
     displacement: tuple[float, float]  # Å, range of the standard deviation of a coordinate; one value a frame
     strain: float = Field(ge=0, lt=0.5)  # each diagonal element within ±strain
@@ -76,7 +78,8 @@ class DynamicsGroup(Config):
     kind: Literal["dynamics"]
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     split: Split
-    supercell: Cells
+    cell: UnitCell = "conventional"
+    supercell: Cells  # of that cell
     count: PositiveInt
     temperature: float = Field(gt=0, le=20000)  # K
     strain: float = Field(0.0, gt=-0.5, lt=0.5)  # isotropic

@@ -18,7 +18,7 @@ from zoo.config import canonical_json
 from zoo.errors import DivergedError, IntegrityError
 from zoo.files import atomic_write, sha256_file
 from zoo.neighbors import check_structure
-from zoo.recipe import Crystal, DynamicsGroup, Group, RattledGroup, Split
+from zoo.recipe import Crystal, DynamicsGroup, Group, RattledGroup, Split, UnitCell
 from zoo.thermal import thermal_velocities
 from zoo.units import ASE_TIME_PER_FS
 
@@ -35,9 +35,12 @@ def structure_digest(atoms: Atoms) -> str:
     return content.hexdigest()
 
 
-def perfect_crystal(crystal: Crystal, supercell: Sequence[int] = (1, 1, 1)) -> Atoms:
-    """A supercell of the conventional cell."""
-    unit = bulk(crystal.formula, crystal.prototype, a=crystal.lattice_constant, cubic=True)
+def perfect_crystal(
+    crystal: Crystal, supercell: Sequence[int] = (1, 1, 1), cell: UnitCell = "conventional"
+) -> Atoms:
+    """A supercell of the conventional cell, or of the primitive one."""
+    conventional = cell == "conventional"
+    unit = bulk(crystal.formula, crystal.prototype, a=crystal.lattice_constant, cubic=conventional)
     return unit.repeat(tuple(supercell))
 
 
@@ -46,7 +49,7 @@ def rattled(crystal: Crystal, group: RattledGroup, seed: int) -> list[Atoms]:
     frames = []
     for number in range(group.count):
         random = np.random.default_rng([seed, _name_seed(group.name), number])
-        atoms = perfect_crystal(crystal, group.supercell)
+        atoms = perfect_crystal(crystal, group.supercell, group.cell)
         atoms.set_cell(atoms.cell[:] @ (np.eye(3) + _random_strain(group, random)), scale_atoms=True)
         sigma = random.uniform(*group.displacement)
         atoms.positions += random.normal(0.0, sigma, atoms.positions.shape)
@@ -57,7 +60,7 @@ def rattled(crystal: Crystal, group: RattledGroup, seed: int) -> list[Atoms]:
 def trajectory(crystal: Crystal, group: DynamicsGroup, seed: int, calculator: Calculator) -> list[Atoms]:
     """Snapshots of Langevin dynamics with the teacher. Raises DivergedError where it explodes."""
     random = np.random.default_rng([seed, _name_seed(group.name)])
-    atoms = perfect_crystal(crystal, group.supercell)
+    atoms = perfect_crystal(crystal, group.supercell, group.cell)
     atoms.set_cell(atoms.cell[:] * (1 + group.strain), scale_atoms=True)
     atoms.calc = calculator
     # from rest positions: half of the kinetic energy soon becomes potential

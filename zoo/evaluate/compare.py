@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from ase import Atoms
-from ase.build import bulk
 from tqdm import tqdm
 
 from zoo.calculator import ZooCalculator
@@ -121,12 +120,16 @@ def _accuracy(contest: Contest, name: EngineName) -> Accuracy:
 
 
 def _phonons(contest: Contest, name: EngineName) -> Phonons:
-    """In float64: finite displacements of float32 forces would show its noise."""
-    crystal = contest.recipe.structures.crystal
-    primitive = bulk(crystal.formula, crystal.prototype, a=crystal.lattice_constant)
-    large = perfect_crystal(crystal, contest.recipe.evaluation.phonon_supercell)
+    return phonons_of(contest.recipe, contest.engines[name])
+
+
+def phonons_of(recipe: Recipe, potential: Potential) -> Phonons:
+    """Phonons of the recipe's crystal, in float64: finite displacements of float32 forces would show its noise."""
+    crystal = recipe.structures.crystal
+    primitive = perfect_crystal(crystal, cell="primitive")
+    large = perfect_crystal(crystal, recipe.evaluation.phonon_supercell)
     matrix = np.rint(large.cell[:] @ np.linalg.inv(primitive.cell[:])).astype(int)
-    with in_float64(contest.engines[name]) as potential:
+    with in_float64(potential):
         return phonons(potential, primitive, matrix)
 
 

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 
-WARM_UP = 3  # calls of each, not timed
+BLOCK = 4  # timed calls of one engine in a row
 MOVE = 0.01  # Å, standard deviation: far enough that no calculator answers from memory
 
 
@@ -35,19 +35,25 @@ def time_calls(
 ) -> dict[str, Timing]:
     """Energy and forces of ``atoms`` through each ASE calculator, neighbour list included.
 
-    The calculators take turns on the same positions, moved at random before each turn, so that what else the
-    machine does falls on all alike. ``threads`` is PyTorch's number for the run; None leaves it.
+    The calculators take turns in blocks, so that what else the machine does falls on all alike. A block begins with
+    a call that is not timed: what an engine needs is then in the caches, as it is in dynamics. Atoms are moved at
+    random before each call. ``threads`` is PyTorch's number for the run; None leaves it.
     """
     taken: dict[str, list[float]] = {name: [] for name in calculators}
+    blocks = -(-repeats // BLOCK)
     with _threads(threads):
-        for turn in tqdm(range(WARM_UP + repeats), desc="timing", unit="turn", delay=2):
-            moved = atoms.copy()
-            moved.positions += MOVE * generator.standard_normal((len(atoms), 3))
+        for _ in tqdm(range(blocks), desc="timing", unit="block", delay=2):
             for name, calculator in calculators.items():
-                milliseconds = _time_call(calculator, moved.copy())
-                if turn >= WARM_UP:
-                    taken[name].append(milliseconds)
-    return {name: _timing(milliseconds) for name, milliseconds in taken.items()}
+                taken[name] += [_time_call(calculator, moved) for moved in _moved(atoms, generator)][1:]
+    return {name: _timing(milliseconds[:repeats]) for name, milliseconds in taken.items()}
+
+
+def _moved(atoms: Atoms, generator: np.random.Generator) -> Iterator[Atoms]:
+    """One structure for each call of a block, the first of which is not timed."""
+    for _ in range(BLOCK + 1):
+        moved = atoms.copy()
+        moved.positions += MOVE * generator.standard_normal((len(atoms), 3))
+        yield moved
 
 
 def _time_call(calculator: Calculator, atoms: Atoms) -> float:

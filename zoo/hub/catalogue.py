@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from zoo.config import Config, read_yaml
-from zoo.hub.naming import is_engine_name
+from zoo.naming import is_engine_name
 
 
 class Entry(Config):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from zoo.errors import ConfigError, IntegrityError, UnknownNameError
 from zoo.files import sha256_file, sync
-from zoo.hub.naming import Repository, engine_name_of
+from zoo.naming import Repository, engine_name_of
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(r"v([1-9][0-9]*)")

@@ -78,13 +78,13 @@ class PaiNN(Potential):
     def atomic_energies(self, graph: Graph) -> Tensor:
         vectors = graph.edge_vectors()  # (edges, 3)
         distance = vectors.square().sum(dim=-1, keepdim=True).sqrt()  # (edges, 1); edges have length
-        direction = vectors / distance  # (edges, 3)
+        direction = (vectors / distance).t().unsqueeze(2)  # (3, edges, 1)
         radial = bessel_basis(distance, self.frequencies, self.cutoff)  # (edges, radials)
         envelope = polynomial_envelope(distance / self.cutoff) / self.average_neighbors.sqrt()
         radial = radial * envelope
 
         scalars = self.embedding(self.slots[graph.numbers])  # (atoms, channels)
-        vector_features = scalars.new_zeros(graph.num_atoms, 3, self.config.channels)
+        vector_features = scalars.new_zeros(3, graph.num_atoms, self.config.channels)
         for message, update in zip(self.messages, self.updates, strict=True):
             scalars, vector_features = message(scalars, vector_features, radial, direction, graph)
             scalars, vector_features = update(scalars, vector_features)
@@ -119,14 +119,14 @@ class Message(nn.Module):
             part.index_select(0, graph.neighbors) * filter_(radial)  # (edges, channels)
             for part, filter_ in zip(by_atom, self.filters, strict=True)
         )
-        to_vectors = direction.unsqueeze(2) * along_edge.unsqueeze(1)  # (edges, 3, channels)
-        for weight in along_vectors:
-            to_vectors = to_vectors + vectors.index_select(0, graph.neighbors) * weight.unsqueeze(1)
         size = graph.num_atoms
-        return (
-            scalars + scatter_sum(to_scalars, graph.centers, size),
-            vectors + scatter_sum(to_vectors, graph.centers, size),
-        )
+        summed = []
+        for axis in range(3):
+            to_vector = direction[axis] * along_edge  # (edges, channels)
+            for weight in along_vectors:
+                to_vector = to_vector + vectors[axis].index_select(0, graph.neighbors) * weight
+            summed.append(scatter_sum(to_vector, graph.centers, size))
+        return scalars + scatter_sum(to_scalars, graph.centers, size), vectors + torch.stack(summed)
 
 
 class Update(nn.Module):
@@ -139,12 +139,12 @@ class Update(nn.Module):
         self.gate = nn.Sequential(nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, 3 * channels))
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = self.mix(vectors).split(self.channels, dim=2)  # (atoms, 3, channels) each
-        length = safe_norm(right.transpose(1, 2), _SOFTNESS)  # (atoms, channels)
+        left, right = self.mix(vectors).split(self.channels, dim=2)  # (3, atoms, channels) each
+        length = safe_norm(right.permute(1, 2, 0), _SOFTNESS)  # (atoms, channels)
         gates = self.gate(torch.cat([scalars, length], dim=1))  # (atoms, 3 * channels)
         for_scalars, for_product, for_vectors = gates.split(self.channels, dim=1)
-        product = (left * right).sum(dim=1)  # (atoms, channels)
-        return scalars + for_scalars + for_product * product, vectors + left * for_vectors.unsqueeze(1)
+        product = (left * right).sum(dim=0)  # (atoms, channels)
+        return scalars + for_scalars + for_product * product, vectors + left * for_vectors
 
 
 def _slots(elements: tuple[int, ...]) -> Tensor:

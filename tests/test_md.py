@@ -1,0 +1,69 @@
+"""Dynamics for the command line."""
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import read
+
+from zoo.calculator import ZooCalculator
+from zoo.errors import ConfigError, DomainError
+from zoo.md import Settings, energy_drift, run_dynamics
+from zoo.teachers import load_teacher
+
+
+@pytest.fixture
+def calculator():
+    return ZooCalculator(load_teacher("stillinger-weber/teacher").potential)
+
+
+def silicon():
+    return bulk("Si", "diamond", a=5.43, cubic=True)
+
+
+def test_energy_is_conserved_and_the_run_is_reproducible(calculator):
+    settings = Settings(temperature_K=300, steps=500, every=10, seed=3)
+    atoms = silicon()
+    samples = run_dynamics(atoms, calculator, settings)
+    assert len(samples) == 51
+    assert abs(energy_drift(samples, len(atoms))) < 0.1
+    again = run_dynamics(silicon(), calculator, settings)
+    assert samples == again
+
+
+def test_velocities_that_atoms_have_are_kept(calculator):
+    atoms = silicon()
+    atoms.set_velocities(np.full((8, 3), 1e-3))
+    first = run_dynamics(atoms, calculator, Settings(steps=1, every=1))[0]
+    assert first.temperature_K == pytest.approx(atoms.get_masses()[0] * 3e-6 / (3 * 8.617333262e-5), rel=0.3)
+
+
+def test_a_thermostat_brings_the_temperature(calculator):
+    atoms = silicon().repeat(2)
+    samples = run_dynamics(atoms, calculator, Settings(ensemble="nvt", temperature_K=400, steps=1500, every=10))
+    late = [sample.temperature_K for sample in samples[75:]]
+    assert np.mean(late) == pytest.approx(400, rel=0.2)
+
+
+def test_a_run_that_must_stop_keeps_its_trajectory(calculator, tmp_path):
+    calls = []
+
+    def leave_after_thirty(atoms, graph):
+        calls.append(1)
+        if len(calls) > 30:
+            raise DomainError("too far")
+
+    calculator.check = leave_after_thirty
+    with pytest.raises(DomainError):
+        run_dynamics(silicon(), calculator, Settings(steps=100, every=5), trajectory=tmp_path / "run.traj")
+    assert len(read(tmp_path / "run.traj", index=":")) == 6
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"timestep_fs": -1.0}, {"every": 0}, {"temperature_K": -1.0}])
+def test_settings_that_make_no_sense(wrong, calculator):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is .* give"):
+        run_dynamics(silicon(), calculator, Settings(**wrong))
+
+
+def test_a_short_run_has_no_drift(calculator):
+    samples = run_dynamics(silicon(), calculator, Settings(steps=20, every=1))
+    assert energy_drift(samples, 8) is None

@@ -1,0 +1,180 @@
+"""The chain in small: each stage once, again only when its inputs change, and never over other work."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+import zoo
+from recipes import tiny_recipe
+from zoo.errors import ConfigError, LabelError
+from zoo.evaluate.report import Figures, Report
+from zoo.pipeline import Run, distill, evaluate, make_labels, make_structures, outline, train_student
+from zoo.recipe import read_recipe
+
+pytest.importorskip("phonopy", reason="evaluation needs the extra train")
+
+STAGES = ("structures", "labels", "train", "twin", "evaluation", "model")
+KEYS = {
+    "energy_mae_meV_atom",
+    "force_mae_meV_A",
+    "stress_mae_GPa",
+    "hessian_mae_eV_A2",
+    "max_frequency_THz",
+    "drift_meV_atom_ps",
+    "ms_per_call",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    distill(Run.of(tiny_recipe(), folder))
+    return folder
+
+
+def copied(finished: Path, place: Path) -> Path:
+    shutil.copytree(finished, place / "run")
+    return place / "run"
+
+
+def test_a_run_leaves_what_the_contract_names(finished):
+    for path in (
+        "recipe.yaml",
+        "structures/manifest.json",
+        "labels/train/manifest.json",
+        "train/metrics.jsonl",
+        "train/checkpoint",
+        "twin/metrics.jsonl",
+        "model/config.json",
+        "model/report.json",
+        "model/README.md",
+        "model/model.safetensors",
+        "model/probe.safetensors",
+        "model/manifest.json",
+        "model/figures",
+    ):
+        assert (finished / path).exists(), path
+    assert not list(finished.rglob(".*.tmp"))
+    report = json.loads((finished / "model" / "report.json").read_text())
+    for engine in ("teacher", "student", "twin"):
+        assert set(report[engine]) >= KEYS
+        for key in KEYS:
+            assert report[engine][key] is not None or report[engine]["reasons"][key]
+    assert report["speedup"] == pytest.approx(report["teacher"]["ms_per_call"] / report["student"]["ms_per_call"])
+    assert report["hardware"]["cores"] >= 1
+
+
+def test_the_recipe_of_a_finished_run_is_locked_and_reads_back(finished):
+    locked = read_recipe(finished / "recipe.yaml")
+    assert locked.lock is not None
+    assert locked.digest == tiny_recipe().digest
+    assert read_recipe(finished / "model" / "recipe.yaml") == locked
+
+
+def test_a_recipe_locked_to_other_weights_is_refused(finished, tmp_path):
+    locked = read_recipe(finished / "recipe.yaml")
+    assert locked.lock is not None
+    other = locked.model_copy(update={"lock": locked.lock.model_copy(update={"teacher_weights_sha256": "0" * 64})})
+    with pytest.raises(LabelError, match=r"locked to weights 000000000000… .* or remove the lock"):
+        make_structures(Run.of(other, tmp_path / "run"))
+
+
+def test_a_second_run_reuses_everything(finished, tmp_path, monkeypatch):
+    folder = copied(finished, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for work in ("rattled", "trajectory", "label_structures", "train", "compare", "package", "load_teacher"):
+        monkeypatch.setattr(f"zoo.pipeline.{work}", lambda *arguments, **options: pytest.fail("done again"))
+    distill(Run.of(tiny_recipe(), folder))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_change_of_the_training_keeps_the_labels(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    recipe = tiny_recipe(training__steps=8)
+    with pytest.raises(ConfigError, match=r"train was made from another recipe .* pass --replace"):
+        train_student(Run.of(recipe, folder))
+    labels = {path: path.stat().st_mtime_ns for path in (folder / "labels").rglob("*")}
+    train_student(Run.of(recipe, folder, replace=True))
+    assert {path: path.stat().st_mtime_ns for path in (folder / "labels").rglob("*")} == labels
+    lines = (folder / "train" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 8
+
+
+def test_labels_of_other_structures_are_never_overwritten_unasked(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    with pytest.raises(ConfigError, match="structures was made from another recipe"):
+        make_labels(Run.of(tiny_recipe(seed=8), folder))
+    assert (folder / "labels" / "train" / "manifest.json").exists()
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+    first = Run.of(tiny_recipe(), tmp_path / "run")
+    make_structures(first)
+    with pytest.raises(ConfigError, match="another process works in"):
+        make_labels(Run.of(tiny_recipe(), tmp_path / "run"))
+    del first
+    make_labels(Run.of(tiny_recipe(), tmp_path / "run"))
+
+
+def test_what_a_killed_run_left_half_is_swept(tmp_path):
+    run = Run.of(tiny_recipe(), tmp_path / "run")
+    make_structures(run)
+    half = tmp_path / "run" / "labels" / "train" / ".shard-00000.safetensors.123.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    del run
+    make_labels(Run.of(tiny_recipe(), tmp_path / "run"))
+    assert not half.exists()
+
+
+def test_structures_lost_from_a_finished_stage_are_named(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    (folder / "structures" / "cells.extxyz").unlink()
+    with pytest.raises(zoo.IntegrityError, match=r"cells\.extxyz is missing or was changed"):
+        train_student(Run.of(tiny_recipe(training__steps=8), folder, replace=True))
+
+
+def test_a_dry_run_touches_nothing(tmp_path):
+    text = outline(Run.of(tiny_recipe(), tmp_path / "run"))
+    assert "train            9 structures in 2 groups" in text
+    assert text.count("to do") == len(STAGES)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_made_can_be_published_loaded_and_asked(finished, tmp_path):
+    published = zoo.publish(finished / "model", hub=tmp_path / "hub")
+    assert published.tag == "v1"
+    engine = zoo.load("stillinger-weber/tiny-student", hub=tmp_path / "hub", device="cpu")
+    assert engine.check().passed
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    student = train_student(Run.of(tiny_recipe(), finished))
+    assert torch.equal(student.references, engine.potential.references)
+    atoms.calc = engine.calculator()
+    assert np.isfinite(atoms.get_forces()).all()
+
+
+def test_what_could_not_be_measured_does_not_stop_the_rest(finished, tmp_path, monkeypatch):
+    def unmeasurable(*arguments):
+        raise zoo.CapabilityError("no minimum anywhere")
+
+    folder = copied(finished, tmp_path)
+    shutil.rmtree(folder / "evaluation")
+    (folder / "stages" / "evaluation.json").unlink()
+    monkeypatch.setattr("zoo.evaluate.compare.equation_of_state", unmeasurable)
+    report = evaluate(Run.of(tiny_recipe(), folder))
+    assert report.student.bulk_modulus_GPa is None
+    assert report.student.reasons["bulk_modulus_GPa"] == "no minimum anywhere"
+    assert report.student.force_mae_meV_A is not None
+
+
+def test_the_report_reads_back(finished):
+    report = Report.model_validate_json((finished / "model" / "report.json").read_text())
+    assert isinstance(report.student, Figures)
+    assert report.name == "stillinger-weber/tiny-student"
