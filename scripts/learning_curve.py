@@ -10,10 +10,11 @@ Writes benchmarks/<name>.md, .json and .png. Can be stopped and started again.
 import argparse
 import json
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +22,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo.config import canonical_json
+from zoo.distill.checkpoint import TrainingState
 from zoo.distill.loss import Example, loss_terms, weighted_sum
-from zoo.distill.train import draw_batch, make_examples, train
+from zoo.distill.train import Task, descend, draw_batch, make_examples, start, train
 from zoo.evaluate.accuracy import accuracy
 from zoo.evaluate.compare import phonons_of
 from zoo.evaluate.environment import hardware, versions
 from zoo.evaluate.phonons import Phonons, phonon_mae
 from zoo.files import atomic_write
-from zoo.pipeline import Run, labels_digest, make_labels, read_labels
-from zoo.recipe import LossSection, Recipe, read_recipe
-from zoo.students import Student, build_student
+from zoo.pipeline import labels_digest, make_labels, read_labels
+from zoo.recipe import Recipe, read_recipe
+from zoo.run import Run
+from zoo.students import Student
+
+Result = dict[str, Any]
 
 WAYS = ("student", "twin, equal steps", "twin, equal time")
 ERRORS = {
     "force_mae_meV_A": "force error (meV/Å)",
-    "hessian_mae_eV_A2": "Hessian error (eV/Å²)",
+    "hessian_mae_eV_A2": "Hessian·v error (eV/Å²)",
     "phonon_mae_THz": "phonon error (THz)",
     "energy_mae_meV_atom": "energy error (meV/atom)",
 }
@@ -46,6 +51,7 @@ class Bench:
     """What all trainings share."""
 
     run: Run
+    folder: Path
     steps: int
     ratio: float  # time of a step with Hessians over one without
     examples: list[Example]
@@ -62,73 +68,78 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     run = Run.of(read_recipe(arguments.recipe))
     make_labels(run)
-    bench = prepare(run, arguments.steps)
+    folder = run.folder.parent / f"{run.folder.name}-learning-curve-{run.recipe.digest[:12]}-{arguments.steps}"
+    bench = prepare(run, folder, arguments.steps)
     print(f"a step with Hessians takes {bench.ratio:.2f} times as long as one without", flush=True)
-    folder = run.folder.parent / f"{run.folder.name}-learning-curve"
     results = [
-        measure(bench, folder, way, size, seed)
-        for seed in range(arguments.seeds)
-        for size in arguments.sizes
-        for way in WAYS
+        measure(bench, way, size, seed) for seed in range(arguments.seeds) for size in arguments.sizes for way in WAYS
     ]
     write(bench, results, Path("benchmarks") / f"{run.recipe.subset}-learning-curve")
 
 
-def prepare(run: Run, steps: int) -> Bench:
-    """Labels in memory, the teacher's phonons, and the price of a Hessian."""
+def prepare(run: Run, folder: Path, steps: int) -> Bench:
+    """Labels in memory, the teacher's phonons, and the price of a Hessian, which is measured once for all starts."""
     splits = {
         split: make_examples(*read_labels(run, split), run.recipe.student.cutoff, torch.float32)
         for split in ("train", "validation")
     }
+    price = folder / "step-time-ratio.json"
+    if not price.exists():
+        atomic_write(price, canonical_json(step_time_ratio(run.recipe, splits["train"])))
     return Bench(
         run=run,
+        folder=folder,
         steps=steps,
-        ratio=step_time_ratio(run.recipe, splits["train"]),
+        ratio=json.loads(price.read_text()),
         examples=splits["train"],
         validation=splits["validation"],
         reference=phonons_of(run.recipe, run.teacher.potential),
     )
 
 
-def step_time_ratio(recipe: Recipe, examples: list[Example], turns: int = 12) -> float:
-    """Median time of a training step with Hessians over that without, taken in turns."""
-    student = build_student(recipe.student)
-    times: dict[bool, list[float]] = {True: [], False: []}
+def step_time_ratio(recipe: Recipe, examples: list[Example], turns: int = 30) -> float:
+    """Median time of a whole training step with Hessians over that of one without, taken in turns."""
+    with tempfile.TemporaryDirectory() as scratch:
+        states = {
+            way: start(Path(scratch), task_of(recipe, way, recipe.training.steps, 0, ""), examples) for way in WAYS[:2]
+        }
+    times: dict[str, list[float]] = {way: [] for way in states}
     for turn in range(turns + 3):
-        for hessians in times:
-            taken = _step_time(student, recipe, examples, turn, hessians)
+        for way, state in states.items():
+            taken = _step_time(state, task_of(recipe, way, recipe.training.steps, 0, ""), examples)
             if turn >= 3:
-                times[hessians].append(taken)
-    return statistics.median(times[True]) / statistics.median(times[False])
+                times[way].append(taken)
+    student, twin = (statistics.median(found) for found in times.values())
+    return round(student / twin, 2)
 
 
-def _step_time(student: Student, recipe: Recipe, examples: list[Example], step: int, hessians: bool) -> float:
-    weights = recipe.loss if hessians else without_hessians(recipe.loss)
-    batch = draw_batch(examples, step, 0, recipe.training.batch_size, weights.probes_per_step)
-    start = time.perf_counter()
-    torch.autograd.backward(weighted_sum(loss_terms(student, batch, weights), weights))
-    return time.perf_counter() - start
+def _step_time(state: TrainingState, task: Task, examples: list[Example]) -> float:
+    began = time.perf_counter()
+    batch = draw_batch(examples, state.step, 0, task.training.batch_size, task.weights.probes_per_step)
+    descend(state, weighted_sum(loss_terms(state.student, batch, task.weights), task.weights), task.training)
+    return time.perf_counter() - began
 
 
-def without_hessians(weights: LossSection) -> LossSection:
-    return weights.model_copy(update={"hessian": 0.0})
+def task_of(recipe: Recipe, way: str, steps: int, seed: int, data: str) -> Task:
+    """What is trained; the twins are the student without Hessians."""
+    weights = recipe.loss if way == "student" else recipe.loss.model_copy(update={"hessian": 0.0})
+    return Task(recipe.student, recipe.training.model_copy(update={"steps": steps}), weights, seed, data)
 
 
-def measure(bench: Bench, folder: Path, way: str, size: int, seed: int) -> dict[str, object]:
+def measure(bench: Bench, way: str, size: int, seed: int) -> Result:
     """One training and its errors on the test split; read from disk where it was done before."""
     steps = round(bench.steps * bench.ratio) if way == "twin, equal time" else bench.steps
-    place = folder / f"{way.replace(', ', '-').replace(' ', '-')}-{size}-{seed}-{bench.steps}"
+    place = bench.folder / f"{way.replace(', ', '-').replace(' ', '-')}-{size}-{seed}"
     if (place / "result.json").exists():
-        found: dict[str, object] = json.loads((place / "result.json").read_text())
+        found: Result = json.loads((place / "result.json").read_text())
         return found
-    training = bench.recipe.training.model_copy(update={"steps": steps})
-    weights = bench.recipe.loss if way == "student" else without_hessians(bench.recipe.loss)
-    chosen = [
-        bench.examples[int(i)] for i in np.random.default_rng([seed, size]).permutation(len(bench.examples))[:size]
-    ]
-    data = f"{labels_digest(bench.run.folder / 'labels')} {size} {seed}"
-    student = train(place, bench.recipe.student, training, weights, chosen, bench.validation, seed, data)
-    result = {"way": way, "size": size, "seed": seed, "steps": steps, **errors(bench, student)}
+    order = np.random.default_rng([seed, size]).permutation(len(bench.examples))
+    chosen = [bench.examples[int(index)] for index in order[:size]]
+    task = task_of(bench.recipe, way, steps, seed, f"{labels_digest(bench.run.folder / 'labels')} {size}")
+    student = train(place, task, chosen, bench.validation)
+    seconds = json.loads((place / "timing.json").read_text())["seconds"]
+    result: Result = {"way": way, "size": size, "seed": seed, "steps": steps, "seconds": seconds}
+    result |= errors(bench, student)
     atomic_write(place / "result.json", canonical_json(result))
     print(json.dumps(result, ensure_ascii=False), flush=True)
     return result
@@ -148,7 +159,7 @@ def errors(bench: Bench, student: Student) -> dict[str, float | None]:
     }
 
 
-def write(bench: Bench, results: list[dict[str, object]], path: Path) -> None:
+def write(bench: Bench, results: list[Result], path: Path) -> None:
     """The table, the figure and the numbers."""
     whole = {
         "recipe": bench.recipe.name,
@@ -165,7 +176,7 @@ def write(bench: Bench, results: list[dict[str, object]], path: Path) -> None:
     print(f"\n{text(bench, results)}\nwritten to {path}.md, .json and .png")
 
 
-def text(bench: Bench, results: list[dict[str, object]]) -> str:
+def text(bench: Bench, results: list[Result]) -> str:
     sizes = sorted({int(str(result["size"])) for result in results})
     seeds = len({result["seed"] for result in results})
     machine = hardware()
@@ -175,6 +186,7 @@ def text(bench: Bench, results: list[dict[str, object]]) -> str:
         f"Mean and standard deviation over {seeds} seeds (training subset, order and first weights) of errors against",
         f"the teacher on the test split. {bench.steps} steps; a step with Hessians takes {bench.ratio:.2f} times",
         f"as long as one without, so at equal time the twin makes {round(bench.steps * bench.ratio)}.",
+        f"Seconds of training, median: {', '.join(f'{way} {middle(results, way):.0f}' for way in WAYS)}.",
         f"{machine['cpu']}, {machine['threads']} threads, torch {versions()['torch']}.",
     ]
     for key, label in ERRORS.items():
@@ -192,8 +204,12 @@ def text(bench: Bench, results: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def values(results: list[dict[str, object]], way: str, size: int, key: str) -> list[float]:
+def values(results: list[Result], way: str, size: int, key: str) -> list[float]:
     return [float(str(result[key])) for result in results if result["way"] == way and result["size"] == size]
+
+
+def middle(results: list[Result], way: str) -> float:
+    return statistics.median(float(result["seconds"]) for result in results if result["way"] == way)
 
 
 def spread(found: list[float]) -> str:
@@ -201,22 +217,23 @@ def spread(found: list[float]) -> str:
     return f"{statistics.mean(found):.3g} ± {deviation:.2g}"
 
 
-def draw(results: list[dict[str, object]], path: Path, name: str) -> None:
+def draw(results: list[Result], path: Path, name: str) -> None:
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{name}: errors on the test split by training structures", fontsize=11)
     sizes = sorted({int(str(result["size"])) for result in results})
-    styles: dict[str, Callable[..., object]] = {}
+    handles = []
     for panel, (key, label) in zip(figure.subplots(1, 3), list(ERRORS.items())[:3], strict=True):
         for way, color, line in zip(WAYS, ("#0072B2", "#D55E00", "#E69F00"), ("-", "--", ":"), strict=True):
             many = [values(results, way, size, key) for size in sizes]
             middle = [statistics.mean(found) for found in many]
             bars = [statistics.stdev(found) if len(found) > 1 else 0.0 for found in many]
-            styles[way] = panel.errorbar(sizes, middle, bars, color=color, linestyle=line, marker="o", capsize=3)
+            drawn = panel.errorbar(sizes, middle, bars, color=color, linestyle=line, marker="o", capsize=3)
+            handles.append(drawn)
         panel.set(xlabel="training structures", ylabel=label, xscale="log", ylim=(0, None))
         panel.set_xticks(sizes, [str(size) for size in sizes])
         panel.minorticks_off()
-    figure.legend(styles.values(), styles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles[: len(WAYS)], WAYS, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=130)
 
 

@@ -3,7 +3,10 @@
 Run it with ./scripts/quickstart. A second run reuses what the first one made.
 """
 
+import argparse
 import json
+import resource
+import sys
 import time
 from pathlib import Path
 
@@ -15,8 +18,9 @@ from zoo.config import canonical_json
 from zoo.evaluate.report import Report, table
 from zoo.files import atomic_write
 from zoo.md import Sample, Settings, energy_drift, run_dynamics
-from zoo.pipeline import Run, distill, evaluate
+from zoo.pipeline import distill, evaluate
 from zoo.recipe import read_recipe
+from zoo.run import Run
 
 NAME = "sevennet-0/silicon-student"
 HUB = Path("hub")
@@ -25,21 +29,40 @@ DYNAMICS = Settings(ensemble="nve", temperature_K=600, timestep_fs=1.0, steps=20
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replace", action="store_true", help="make anew what an older recipe made")
+    try:
+        quickstart(replace=parser.parse_args().replace)
+    except zoo.ZooError as error:
+        sys.exit(f"quickstart: {error}")
+
+
+def quickstart(*, replace: bool) -> None:
+    """All of it. Raises ZooError."""
     started = time.perf_counter()
-    run = Run.of(read_recipe(NAME))
+    run = Run.of(read_recipe(NAME), replace=replace)
     print(f"recipe {NAME}: from structures to a model folder in {run.folder}", flush=True)
     model = distill(run)
     published = zoo.publish(model, hub=HUB)
     print(f"published {published.repository}@{published.tag} in ./{HUB}", flush=True)
     engine = zoo.load(NAME, hub=HUB)
     print(f"\n{engine!r}\n")
-    print(engine.check())
+    check = engine.check()
+    print(check)
+    if not check.passed:
+        raise zoo.IntegrityError(f"{NAME} does not say here what it said when it was published; see the table above")
     dynamics(engine)
     report = evaluate(run)
     atomic_write(RESULT, canonical_json(summary(report)))
     print(table(report))
-    print(f"all of it in {time.perf_counter() - started:.0f} s")
+    print(f"all of it in {time.perf_counter() - started:.0f} s, with {_peak_memory():.1f} GiB of memory at most")
     print(f"the numbers are in {RESULT}, the card is {model}/README.md")
+
+
+def _peak_memory() -> float:
+    """GiB, of this process and of its largest child."""
+    used = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used) / 2**20
 
 
 def dynamics(engine: zoo.Engine) -> None:

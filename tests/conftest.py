@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-_PACKAGES = {"sevennet": "sevenn", "scatter": "torch_scatter"}
+_OPTIONAL = {  # marker -> package, how to get it
+    "sevennet": ("sevenn", "pip install sevenn"),
+    "scatter": ("torch_scatter", "pip install --no-build-isolation torch-scatter"),
+}
 
 
 def pytest_configure() -> None:
@@ -15,12 +18,23 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for marker, package in _PACKAGES.items():
+    required = _required()
+    for marker, (package, remedy) in _OPTIONAL.items():
         if importlib.util.find_spec(package) is None:
-            absent = pytest.mark.skip(reason=f"{package} is not installed: pip install 'mlff-zoo[{marker}]'")
+            reason = f"{package} is not installed: {remedy}"
+            if marker in required:
+                raise pytest.UsageError(f"ZOO_REQUIRE asks for {marker}, but {reason}")
             for item in items:
                 if item.get_closest_marker(marker):
-                    item.add_marker(absent)
+                    item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _required() -> set[str]:
+    """The markers that ZOO_REQUIRE names: their tests must not be skipped."""
+    required = {name.strip() for name in os.environ.get("ZOO_REQUIRE", "").split(",")} - {""}
+    if unknown := required - set(_OPTIONAL):
+        raise pytest.UsageError(f"ZOO_REQUIRE names {', '.join(sorted(unknown))}; known are {', '.join(_OPTIONAL)}")
+    return required
 
 
 @pytest.fixture(autouse=True)

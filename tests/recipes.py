@@ -82,12 +82,14 @@ TINY: dict[str, Any] = {
     },
     "evaluation": {
         "dynamics_supercell": [1, 1, 1],
-        "dynamics_temperature": 100,
+        "initial_temperature": 100,
         "dynamics_steps": 450,
         "teacher_dynamics_supercell": [1, 1, 1],
         "teacher_dynamics_steps": 450,
         "phonon_supercell": [1, 1, 1],
+        "timing_supercell": [1, 1, 1],
         "timing_repeats": 3,
+        "timing_threads": 1,
     },
 }
 

@@ -165,7 +165,7 @@ def test_snippet_and_output_stand_as_they_are() -> None:
 
 def test_the_card_says_where_the_twin_is_better() -> None:
     plain = " ".join(render_card(example_context()).split())
-    assert "The student has the smaller force error, stress error and Hessian error." in plain
+    assert "The student has the smaller force error, stress error and Hessian·v error." in plain
     assert "The twin has the smaller energy error." in plain
 
 

@@ -9,8 +9,8 @@ import yaml
 from zoo.config import parse
 from zoo.errors import ConfigError
 from zoo.hub.catalogue import Catalogue, entries, nearest
+from zoo.licences import TERMS
 from zoo.naming import is_engine_name
-from zoo.publish import TERMS
 from zoo.teachers import load_teacher, teacher_names
 
 ROOT = Path(__file__).parent.parent

@@ -1,16 +1,21 @@
 """The command line: help for newcomers, one line for errors, and the exit codes of the contract."""
 
+import errno
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import ase.io
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from click.testing import CliRunner
 
 from recipes import write_tiny
 from zoo.cli import main
 
+STUDENT = "stillinger-weber/tiny-student"
 COMMANDS = ("distill", "label", "train", "evaluate", "publish", "list", "check", "md")
 
 
@@ -31,6 +36,20 @@ def ask(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+def refusal(result) -> str:
+    """What was said, which must be one line, with the exit code 1."""
+    assert result.exit_code == 1, result.output
+    (line,) = result.output.splitlines()
+    assert line.startswith("zoo: ")
+    return line
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    for name in ("ZOO_HUB", "ZOO_NAMESPACE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def silicon(folder: Path) -> Path:
     atoms = bulk("Si", "diamond", a=5.43, cubic=True)
     ase.io.write(folder / "si.xyz", atoms)
@@ -43,6 +62,17 @@ def test_each_command_explains_itself(command):
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 5
     assert command in ask("--help").output
+
+
+def test_help_fits_a_terminal_and_no_summary_is_cut():
+    for command in ("--help", *COMMANDS):
+        output = ask(*(argument for argument in (command, "--help"))).output
+        assert max(len(line) for line in output.splitlines()) <= 80
+        assert "..." not in output.partition("Commands:")[2]
+
+
+def test_the_help_of_public_says_what_a_folder_cannot():
+    assert "no private repositories" in " ".join(ask("publish", "--help").output.split())
 
 
 @pytest.mark.parametrize(
@@ -92,6 +122,36 @@ def test_list_shows_what_is_known_and_what_is_on_the_hub(made):
     assert "stillinger-weber/tiny-student" not in ask("list").output
 
 
+def test_list_looks_into_one_namespace(made, monkeypatch):
+    assert STUDENT in ask("list", "--hub", made / "hub").output
+    assert STUDENT not in ask("list", "--hub", made / "hub", "--namespace", "other").output
+    monkeypatch.setenv("ZOO_NAMESPACE", "other")
+    monkeypatch.setenv("ZOO_HUB", str(made / "hub"))
+    assert STUDENT not in ask("list").output
+
+
+@pytest.mark.parametrize("command", [["check", STUDENT], ["md", STUDENT, "si.xyz"]])
+def test_check_and_md_look_into_one_namespace(command, made):
+    assert "has no other/stillinger-weber_tiny" in refusal(ask(*command, "--hub", made / "hub", "--namespace", "other"))
+
+
+def test_the_list_is_a_table_of_100_columns(made, monkeypatch):
+    rows = ask("list", "--json", "--hub", made / "hub")
+    lines = ask("list", "--hub", made / "hub").output.splitlines()
+    table = lines[: lines.index("")]
+    assert len(table) == 1 + len(json.loads(rows.output))
+    assert max(len(line) for line in lines) <= 100
+    starts = [table[0].index(word) for word in ("status", "licence", "purpose")]
+    for line in table:
+        assert all(line[start - 2 : start] == "  " and line[start] != " " for start in starts)
+
+
+def test_what_a_hub_says_cannot_write_to_the_terminal(monkeypatch):
+    row = {"name": "mine/engine", "status": "published", "licence_weights": None, "purpose": "a\nb\x1b[2Jc"}
+    monkeypatch.setattr("zoo.cli.listing", lambda hub, namespace: [row])
+    assert ask("list").output.splitlines()[1] == "mine/engine  published  -        a b [2Jc"
+
+
 def test_check_recomputes_the_probe(made):
     result = ask("check", "stillinger-weber/tiny-student", "--hub", made / "hub", "--json", "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -114,34 +174,191 @@ def test_dynamics_writes_a_trajectory(made, tmp_path):
     assert (frames[-1].positions != frames[0].positions).any()
 
 
-def bad_structures(folder: Path) -> dict[str, tuple[object, str]]:
-    """Files that dynamics cannot start from, and what must be said."""
-    nan = bulk("Si", "diamond", a=5.43, cubic=True)
-    nan.positions[3, 1] = float("nan")
-    double = bulk("Si", "diamond", a=5.43, cubic=True)
-    double.positions[1] = double.positions[0]
-    no_cell = bulk("Si", "diamond", a=5.43, cubic=True)
-    no_cell.pbc = False
-    germanium = bulk("Ge", "diamond", a=5.43, cubic=True)
-    squeezed = bulk("Si", "diamond", a=4.6, cubic=True)
-    return {
-        "nan": (nan, "is not a finite number"),
-        "double": (double, "0.0000 Å apart"),
-        "molecule": (no_cell, "was made for pbc=(True, True, True)"),
-        "germanium": (germanium, "Ge"),
-        "squeezed": (squeezed, "Å³ per atom"),
+@pytest.mark.parametrize("name", ["stillinger-weber/teacher", "./model"])
+def test_dynamics_with_a_teacher_and_with_a_folder(name, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(made / "run")
+    result = ask("md", name, silicon(tmp_path), "--steps", 4, "--every", 2, "--temperature", 50, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Engine stillinger-weber/")
+    assert [line.split()[0] for line in lines[-3:]] == ["0", "2", "4"]
+
+
+def test_the_options_of_dynamics_arrive(tmp_path):
+    arguments = ("md", "stillinger-weber/teacher", silicon(tmp_path), "--steps", 1, "--every", 1, "--seed", 3)
+    result = ask(*arguments, "--timestep", 2, "--temperature", 0, "--ensemble", "nvt", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    first, last = (line.split() for line in result.stdout.splitlines()[-2:])
+    assert float(last[1]) == 0.002
+    assert float(first[2]) == 0.0
+
+
+def bad_structures() -> dict[str, tuple[Atoms, str]]:
+    """Structures that dynamics cannot start from, and what must be said."""
+    crystal = bulk("Si", "diamond", a=5.43, cubic=True)
+    cases = {
+        "nan": "is not a finite number",
+        "double": "0.0000 Å apart",
+        "molecule": "was made for pbc=(True, True, True)",
+        "no cell": "is periodic along a, b, c but has no cell there",
+        "germanium": "Ge",
+        "squeezed": "Å³ per atom",
+        "moving": "a velocity of Si8 is not a finite number",
     }
+    made = {name: crystal.copy() for name in cases}
+    made["nan"].positions[3, 1] = float("nan")
+    made["double"].positions[1] = made["double"].positions[0]
+    made["molecule"].pbc = False
+    made["no cell"].cell[:] = 0
+    made["germanium"].symbols[:] = "Ge"
+    made["squeezed"].set_cell(crystal.cell * 0.85, scale_atoms=True)
+    made["moving"].set_momenta([[float("nan")] * 3] * 8)
+    return {name: (made[name], message) for name, message in cases.items()}
 
 
-@pytest.mark.parametrize("case", ["nan", "double", "molecule", "germanium", "squeezed"])
-def test_a_bad_structure_is_refused_in_one_line(case, made, tmp_path):
-    atoms, message = bad_structures(tmp_path)[case]
+@pytest.mark.parametrize("case", list(bad_structures()))
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_bad_structure_is_refused_before_a_trajectory_is_touched(case, earlier, made, tmp_path):
+    atoms, message = bad_structures()[case]
     ase.io.write(tmp_path / "bad.traj", atoms)
-    result = ask("md", "stillinger-weber/tiny-student", tmp_path / "bad.traj", "--hub", made / "hub", "--device", "cpu")
+    output = tmp_path / "md.traj"
+    if earlier:
+        output.write_bytes(b"of an earlier run")
+    arguments = ("md", STUDENT, tmp_path / "bad.traj", "--hub", made / "hub", "--device", "cpu")
+    assert message in refusal(ask(*arguments, "--output", output, "--overwrite"))
+    assert output.exists() == earlier
+    assert not earlier or output.read_bytes() == b"of an earlier run"
+
+
+def test_a_file_that_holds_no_structure_is_refused(tmp_path):
+    (tmp_path / "si.xyz").write_text("this is\nnot\n\na structure\n")
+    line = refusal(ask("md", "stillinger-weber/teacher", tmp_path / "si.xyz"))
+    assert "cannot be read as a structure" in line
+    assert "a format that ASE reads" in line
+
+
+def test_an_output_that_exists_is_kept_unless_overwrite_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    silicon(tmp_path)
+    (tmp_path / "si.traj").write_bytes(b"of an earlier run")
+    arguments = ("md", "stillinger-weber/teacher", "si.xyz", "--steps", 2, "--every", 1, "--output", "si.traj")
+    expected = "zoo: si.traj exists; choose another --output, or pass --overwrite"
+    assert refusal(ask(*arguments)) == expected
+    assert (tmp_path / "si.traj").read_bytes() == b"of an earlier run"
+    assert ask(*arguments, "--overwrite").exit_code == 0
+    assert len(ase.io.read("si.traj", index=":")) == 3
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_the_structure_itself_is_never_overwritten(overwrite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = silicon(tmp_path).read_bytes()
+    (tmp_path / "link.traj").symlink_to("si.xyz")
+    for output in ("./si.xyz", "link.traj"):
+        line = refusal(ask("md", "stillinger-weber/teacher", "si.xyz", "--output", output, *overwrite))
+        assert "is the structure to start from; choose another --output" in line
+    assert (tmp_path / "si.xyz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--output", "nowhere/si.traj", "there is no folder nowhere; make it, or choose another --output"),
+        ("--output", ".", ". is a folder; give --output a file"),
+        ("--timestep", "nan", "timestep_fs is nan; give a positive number"),
+        ("--timestep", "inf", "timestep_fs is inf"),
+        ("--timestep", "-1", "timestep_fs is -1.0"),
+        ("--temperature", "nan", "temperature_K is nan; give 0 or more"),
+        ("--seed", "-1", "seed is -1; give 0 or more"),
+    ],
+)
+def test_wrong_options_of_dynamics_are_refused_in_one_line(option, value, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    silicon(tmp_path)
+    assert message in refusal(ask("md", "stillinger-weber/teacher", "si.xyz", option, value))
+    assert [path.name for path in tmp_path.iterdir()] == ["si.xyz"]
+
+
+@pytest.fixture
+def model(made, tmp_path, monkeypatch) -> Path:
+    """A model folder to be spoiled, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(made / "run" / "model", tmp_path / "model"))
+
+
+def test_a_model_folder_that_is_cut_short_is_refused(model):
+    assert ask("check", "./model", "--device", "cpu").exit_code == 0
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model/model.safetensors has" in refusal(ask("check", "./model"))
+    weights.unlink()
+    assert "model/model.safetensors is missing" in refusal(ask("check", "./model"))
+    (model / "manifest.json").unlink()
+    assert "not a whole model folder; fetch the model folder again" in refusal(ask("check", "./model"))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "probe.safetensors", "config.json"])
+def test_a_model_folder_with_an_altered_byte_is_refused(file, model):
+    content = bytearray((model / file).read_bytes())
+    content[-9] ^= 1
+    (model / file).write_bytes(content)
+    line = refusal(ask("check", "./model"))
+    assert f"model/{file} has the digest" in line
+    assert "fetch the model folder again" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "sevennet-0/teacher"],
+        ["md", "sevennet-0/teacher", "si.xyz", "--output", "si.traj"],
+        ["label", "sevennet-0/silicon-student", "--run", "run"],
+    ],
+)
+def test_a_missing_teacher_package_says_what_to_install(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    silicon(tmp_path)
+    for module in ("sevenn", "sevenn.checkpoint"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert "run: pip install sevenn" in refusal(ask(*arguments))
+    assert [path.name for path in tmp_path.iterdir()] == ["si.xyz"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    recipe = write_tiny(tmp_path)
+    line = refusal(ask("label", recipe, "--run", recipe / "run"))
+    assert str(recipe) in line
+    assert recipe.is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "runs/x"),
+            "runs/x: Permission denied; choose another folder",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; make room there, then run"),
+        (OSError("cannot mmap"), "cannot mmap; choose another folder"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(error, line, tmp_path, monkeypatch):
+    def fail(run):
+        raise error
+
+    monkeypatch.setattr("zoo.cli.make_labels", fail)
+    assert refusal(ask("label", write_tiny(tmp_path), "--run", tmp_path / "run")).startswith(f"zoo: {line}")
+
+
+@pytest.mark.parametrize(("error", "said"), [(KeyboardInterrupt(), "Aborted!"), (BrokenPipeError(errno.EPIPE, ""), "")])
+def test_what_click_ends_is_left_to_it(error, said, tmp_path, monkeypatch):
+    def fail(run):
+        raise error
+
+    monkeypatch.setattr("zoo.cli.make_labels", fail)
+    result = ask("label", write_tiny(tmp_path), "--run", tmp_path / "run")
     assert result.exit_code == 1
-    last = result.output.strip().splitlines()[-1]
-    assert last.startswith("zoo: ")
-    assert message in last
+    assert result.output.strip() == said
 
 
 @pytest.mark.parametrize(
@@ -157,12 +374,7 @@ def test_a_bad_structure_is_refused_in_one_line(case, made, tmp_path):
 )
 def test_errors_are_one_line_with_the_remedy(arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ZOO_HUB", raising=False)
-    result = ask(*arguments)
-    assert result.exit_code == 1
-    assert result.output.startswith("zoo: ")
-    assert message in result.output
-    assert len(result.output.strip().splitlines()) == 1
+    assert message in refusal(ask(*arguments))
     assert not list(tmp_path.iterdir())
 
 

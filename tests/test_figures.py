@@ -16,7 +16,7 @@ MAX_BYTES = 100_000
 
 @pytest.fixture
 def matplotlib() -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'mlff-zoo[train]'")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install phonopy matplotlib")
 
 
 def bands(scale: float) -> Bands:

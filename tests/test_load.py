@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import ConfigError, IntegrityError, NotReleasedError, UnknownNameError
-from zoo.load import load, names
+from zoo.errors import CapabilityError, ConfigError, IntegrityError, NotReleasedError, UnknownNameError
+from zoo.load import listing, load, names
 from zoo.publish import publish
 
 ROOT = Path(__file__).parent.parent
@@ -198,6 +198,50 @@ def test_names_are_those_of_the_catalogue_and_of_the_hub(hub: Path, tmp_path: Pa
     publish(folders.make_folder(tmp_path / "model", name="mine/engine"), tmp_path / "hub")
     assert names(tmp_path / "hub") == sorted([*known, "mine/engine"])
     assert names(tmp_path / "hub", namespace="other") == known
+
+
+def test_an_engine_of_the_catalogue_is_published_once_it_is_on_the_hub(folder: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    mine = folders.make_folder(tmp_path / "model", name="mine/engine")
+    for model in (folder, mine):
+        publish(model, hub)
+    before, after = ({row["name"]: row for row in listing(place)} for place in (None, hub))
+    assert (list(before), list(after)) == (names(), names(hub))
+    assert before[folders.NAME]["status"] == "recipe"
+    for name, row in after.items():
+        assert row["status"] == ("published" if name in (folders.NAME, "mine/engine") else before[name]["status"])
+        assert row.keys() == before[folders.NAME].keys()
+    assert after[folders.NAME]["purpose"] == before[folders.NAME]["purpose"]
+    assert after["mine/engine"]["purpose"] == "rattled diamond silicon"
+    assert after["mine/engine"]["licence_weights"] == "MIT"
+    assert after["mine/engine"]["elements"] == "Si"
+    assert listing(hub, namespace="other") == listing()
+
+
+@pytest.mark.parametrize("spoilt", ["config.json", "refs/main", "name"])
+def test_an_engine_that_cannot_be_read_is_listed_without_its_licence(spoilt: str, folder: Path, tmp_path: Path) -> None:
+    publish(folder, tmp_path / "hub")
+    (place,) = (tmp_path / "hub").glob("models--*")
+    if spoilt == "name":
+        place.rename(place.with_name("models--mlff-zoo--other_engine"))
+    else:
+        (path,) = place.glob(spoilt if "/" in spoilt else f"snapshots/*/{spoilt}")
+        path.resolve().write_text("{}")
+    (row,) = [row for row in listing(tmp_path / "hub") if row["status"] == "published"]
+    assert row["licence_weights"] is None
+
+
+def test_a_teacher_on_a_hub_is_not_listed_as_published(tmp_path: Path) -> None:
+    refs = tmp_path / "models--mlff-zoo--stillinger-weber_teacher" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("broken")
+    assert listing(tmp_path) == listing()
+
+
+def test_compiled_engines_are_not_offered(folder: Path) -> None:
+    assert load(folder, compile=False).name == folders.NAME
+    with pytest.raises(CapabilityError, match="not offered in this version of zoo; leave it out"):
+        load(folder, compile=True)
 
 
 def test_the_public_names_are_these() -> None:

@@ -43,7 +43,9 @@ def examples(student):
 
 def test_each_term_is_the_sum_it_says(student, examples):
     choices = [torch.tensor([index % 3]) for index in range(len(examples))]
-    terms = loss_terms(student, make_batch(examples, choices), LossSection(stress=1.0))
+    terms = loss_terms(
+        student, make_batch(examples, choices), LossSection(energy=1.0, force=1.0, stress=1.0, hessian=1.0)
+    )
     energy, force, stress, hessian = [], [], [], []
     for example, choice in zip(examples, choices, strict=True):
         alone = student.predict(example.graph, stress=True)
@@ -68,8 +70,11 @@ def test_the_loss_is_the_weighted_sum(student, examples):
 
 def test_a_term_of_weight_zero_is_not_computed(student, examples):
     batch = make_batch(examples, [torch.tensor([0])] * len(examples))
-    assert set(loss_terms(student, batch, LossSection(hessian=0))) == {"energy", "force"}
-    assert set(loss_terms(student, batch, LossSection(energy=0, force=1, hessian=0))) == {"force"}
+    assert set(loss_terms(student, batch, LossSection(energy=1.0, force=1.0, stress=0.0, hessian=0.0))) == {
+        "energy",
+        "force",
+    }
+    assert set(loss_terms(student, batch, LossSection(energy=0.0, force=1.0, stress=0.0, hessian=0.0))) == {"force"}
 
 
 def test_the_gradient_of_the_loss_is_its_derivative(student, examples):
@@ -105,7 +110,7 @@ def test_a_perfect_student_has_no_loss_and_a_finite_gradient(student, examples):
         probes=examples[0].probes,
         hessian_products=answer.hessian_products,
     )
-    weights = LossSection(stress=1.0)
+    weights = LossSection(energy=1.0, force=1.0, stress=1.0, hessian=1.0)
     loss = weighted_sum(loss_terms(student, make_batch([perfect], [torch.arange(3)]), weights), weights)
     assert loss.item() == pytest.approx(0, abs=1e-9)
     gradients = torch.autograd.grad(loss, list(student.parameters()), allow_unused=True, materialize_grads=True)

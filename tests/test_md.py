@@ -58,10 +58,40 @@ def test_a_run_that_must_stop_keeps_its_trajectory(calculator, tmp_path):
     assert len(read(tmp_path / "run.traj", index=":")) == 6
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"timestep_fs": -1.0}, {"every": 0}, {"temperature_K": -1.0}])
-def test_settings_that_make_no_sense(wrong, calculator):
-    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is .* give"):
-        run_dynamics(silicon(), calculator, Settings(**wrong))
+def test_each_step_is_told(calculator):
+    steps = []
+    run_dynamics(silicon(), calculator, Settings(steps=7, every=5), on_step=steps.append)
+    assert steps == list(range(8))
+
+
+def test_atoms_that_are_refused_leave_no_trajectory(calculator, tmp_path):
+    atoms = silicon()
+    atoms.symbols[0] = "Ge"
+    with pytest.raises(DomainError):
+        run_dynamics(atoms, calculator, Settings(), trajectory=tmp_path / "run.traj")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trajectory_that_exists_is_refused_or_overwritten(calculator, tmp_path):
+    settings, path = Settings(steps=2, every=1), tmp_path / "run.traj"
+    run_dynamics(silicon(), calculator, settings, trajectory=path)
+    with pytest.raises(ConfigError, match="exists; choose another --output"):
+        run_dynamics(silicon(), calculator, settings, trajectory=path)
+    run_dynamics(silicon(), calculator, Settings(steps=1, every=1), trajectory=path, overwrite=True)
+    assert len(read(path, index=":")) == 2
+
+
+@pytest.mark.parametrize("name", ["steps", "every", "timestep_fs", "temperature_K", "seed"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_settings_that_make_no_sense(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is .* give"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["steps", "every", "timestep_fs"])
+def test_what_must_not_be_zero(name):
+    with pytest.raises(ConfigError, match=f"{name} is 0; give a positive number"):
+        Settings(**{name: 0})
 
 
 def test_a_short_run_has_no_drift(calculator):

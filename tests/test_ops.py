@@ -1,6 +1,9 @@
 """The numerical building blocks, to the third derivative."""
 
 import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +71,46 @@ def test_torch_scatter_agrees_with_native_to_third_order(shape: tuple[int, ...])
         strict=True,
     ):
         torch.testing.assert_close(native, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.scatter
+@pytest.mark.parametrize("shape", [(5,), (5, 2), (5, 3, 2)])
+def test_scatter_agrees_with_another_kernel(shape: tuple[int, ...]) -> None:
+    """torch-scatter's ``scatter`` is PyTorch's ``scatter_add_`` underneath; its ``segment_csr`` has C++ of its own."""
+    import torch_scatter  # optional
+
+    order = INDEX.argsort(stable=True)
+    bounds = torch.tensor([0, 2, 3, 3, 5])  # where the rows of 0, 1, 2 and 3 begin and end once sorted
+    direction = _draw(4, *shape[1:], seed=1)
+    values = _draw(*shape).requires_grad_()
+    other = torch_scatter.segment_csr(values.sin()[order], bounds, reduce="sum")
+    (other_gradient,) = torch.autograd.grad((other * direction).sum(), values)
+    for scatter in (ops.native_scatter_sum, ops.torch_scatter_sum):
+        summed = scatter(values.sin(), INDEX, 4)
+        (gradient,) = torch.autograd.grad((summed * direction).sum(), values)
+        torch.testing.assert_close(summed, other, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient, other_gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """Forgets whether torch-scatter works, before and after."""
+    ops._has_torch_scatter.cache_clear()
+    yield
+    ops._has_torch_scatter.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize("error", ["ImportError('no module')", "OSError('undefined symbol')", "RuntimeError('CUDA')"])
+def test_a_broken_torch_scatter_is_as_good_as_none(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torch_scatter.py").write_text(f"print('tried')\nraise {error}\n")
+    monkeypatch.delitem(sys.modules, "torch_scatter", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        assert ops.scatter_sum(torch.ones(5), INDEX, 4).tolist() == [2, 1, 0, 2]
+    assert capsys.readouterr().out == "tried\n", "it is tried once"
 
 
 @pytest.mark.parametrize("installed", [True, False])

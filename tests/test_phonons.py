@@ -11,7 +11,7 @@ from zoo.neighbors import build_graph
 from zoo.teachers.stillinger_weber import StillingerWeber
 from zoo.vibrations import normal_modes
 
-pytest.importorskip("phonopy", reason="phonopy is not installed: pip install 'mlff-zoo[train]'")
+pytest.importorskip("phonopy", reason="phonopy is not installed: pip install phonopy matplotlib")
 
 MESH = (4, 4, 4)
 

@@ -1,7 +1,10 @@
 """The chain in small: each stage once, again only when its inputs change, and never over other work."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,9 @@ import zoo
 from recipes import tiny_recipe
 from zoo.errors import ConfigError, LabelError
 from zoo.evaluate.report import Figures, Report
-from zoo.pipeline import Run, distill, evaluate, make_labels, make_structures, outline, train_student
+from zoo.pipeline import distill, evaluate, make_labels, make_structures, outline, train_student
 from zoo.recipe import read_recipe
+from zoo.run import Run
 
 pytest.importorskip("phonopy", reason="evaluation needs the extra train")
 
@@ -88,8 +92,9 @@ def test_a_recipe_locked_to_other_weights_is_refused(finished, tmp_path):
 def test_a_second_run_reuses_everything(finished, tmp_path, monkeypatch):
     folder = copied(finished, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    for work in ("rattled", "trajectory", "label_structures", "train", "compare", "package", "load_teacher"):
+    for work in ("rattled", "trajectory", "label_structures", "train", "compare", "package"):
         monkeypatch.setattr(f"zoo.pipeline.{work}", lambda *arguments, **options: pytest.fail("done again"))
+    monkeypatch.setattr("zoo.run.load_teacher", lambda *arguments, **options: pytest.fail("not needed"))
     distill(Run.of(tiny_recipe(), folder))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -114,12 +119,19 @@ def test_labels_of_other_structures_are_never_overwritten_unasked(finished, tmp_
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path):
-    first = Run.of(tiny_recipe(), tmp_path / "run")
-    make_structures(first)
-    with pytest.raises(ConfigError, match="another process works in"):
-        make_labels(Run.of(tiny_recipe(), tmp_path / "run"))
-    del first
-    make_labels(Run.of(tiny_recipe(), tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    lock = str(tmp_path / "run" / ".lock")
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match="another process works in"):
+            make_structures(Run.of(tiny_recipe(), tmp_path / "run"))
+        other.communicate(b"")
+    make_structures(Run.of(tiny_recipe(), tmp_path / "run"))
 
 
 def test_what_a_killed_run_left_half_is_swept(tmp_path):
@@ -136,8 +148,78 @@ def test_what_a_killed_run_left_half_is_swept(tmp_path):
 def test_structures_lost_from_a_finished_stage_are_named(finished, tmp_path):
     folder = copied(finished, tmp_path)
     (folder / "structures" / "cells.extxyz").unlink()
+    shutil.rmtree(folder / "labels")
     with pytest.raises(zoo.IntegrityError, match=r"cells\.extxyz is missing or was changed"):
-        train_student(Run.of(tiny_recipe(training__steps=8), folder, replace=True))
+        make_labels(Run.of(tiny_recipe(), folder))
+
+
+def damage_shard(folder):
+    shard = folder / "labels" / "train" / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    return "shard-00001.safetensors is missing or altered"
+
+
+def damage_structures(folder):
+    (folder / "structures" / "cells.extxyz").unlink()
+    shutil.rmtree(folder / "labels")
+    return "cells.extxyz is missing or was changed"
+
+
+def damage_weights(folder):
+    (folder / "train" / "model.safetensors").write_bytes(b"short")
+    return "model.safetensors cannot be read"
+
+
+def damage_checkpoint(folder):
+    (folder / "train" / "model.safetensors").unlink()
+    (folder / "train" / "checkpoint" / "last.safetensors").write_bytes(b"short")
+    return "last.safetensors cannot be read"
+
+
+@pytest.mark.parametrize("damage", [damage_shard, damage_structures, damage_weights, damage_checkpoint])
+def test_the_remedy_of_an_error_leads_out_of_it(damage, finished, tmp_path):
+    """What the message says to delete is deleted, and the same command then ends with the same weights."""
+    folder = copied(finished, tmp_path)
+    said = damage(folder)
+    if damage is damage_shard:
+        (folder / "train" / "model.safetensors").unlink()
+    with pytest.raises(zoo.IntegrityError) as error:
+        train_student(Run.of(tiny_recipe(), folder))
+    assert said in str(error.value)
+    for word in re.findall(rf"{re.escape(str(tmp_path))}[^\s,;]*", str(error.value).partition("; delete")[2]):
+        shutil.rmtree(word) if Path(word).is_dir() else Path(word).unlink()
+    train_student(Run.of(tiny_recipe(), folder))
+    assert (folder / "train" / "model.safetensors").read_bytes() == (finished / "train/model.safetensors").read_bytes()
+
+
+def test_the_locked_recipe_of_a_run_is_its_recipe(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    distill(Run.of(read_recipe(folder / "recipe.yaml"), folder))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_recipe_locked_to_other_structures_is_refused(finished, tmp_path):
+    locked = read_recipe(finished / "recipe.yaml")
+    assert locked.lock is not None
+    other = locked.model_copy(update={"lock": locked.lock.model_copy(update={"structures_sha256": "0" * 64})})
+    with pytest.raises(LabelError, match=r"structures_sha256 is .* locked to 000000000000"):
+        make_structures(Run.of(other, tmp_path / "run"))
+
+
+def test_terms_that_may_not_follow_are_refused_before_any_work(tmp_path):
+    recipe = tiny_recipe(teacher__name="sevennet-0/teacher", licence="CC0-1.0")
+    with pytest.raises(zoo.LicenceError, match="set the recipe's licence to MIT"):
+        make_labels(Run.of(recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_teacher_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sevenn.checkpoint", None)
+    recipe = tiny_recipe(teacher__name="sevennet-0/teacher")
+    with pytest.raises(zoo.MissingPackageError, match="pip install sevenn"):
+        make_labels(Run.of(recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_touches_nothing(tmp_path):

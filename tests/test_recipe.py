@@ -26,8 +26,13 @@ BAD = {
     "infinite": ({"loss__force": float("inf")}, "loss.force"),
     "crystal": ({"structures__crystal__prototype": "graphite"}, "structures.crystal.prototype"),
     "formula": ({"structures__crystal__formula": "Sii"}, "no diamond crystal of 'Sii' can be built"),
-    "name": ({"name": "../escape"}, "holds '..'"),
-    "name-form": ({"name": "Silicon"}, "'name'"),
+    "name": ({"name": "../escape"}, "is no name for an engine"),
+    "name-form": ({"name": "Silicon"}, "is no name for an engine"),
+    "name-of-a-teacher": ({"name": "stillinger-weber/teacher"}, "is no name for an engine"),
+    "licence": ({"licence": "MITT"}, "licence 'MITT' is unknown"),
+    "warm-up": ({"training__warmup_steps": 40}, "there are only 40 steps"),
+    "rates": ({"training__final_learning_rate": 0.1}, "final_learning_rate is above learning_rate"),
+    "no-loss": ({"loss": ...}, "key 'loss' is missing"),
     "format": ({"format": 2}, "'format'"),
 }
 
@@ -47,6 +52,13 @@ def test_a_range_the_wrong_way_round(tmp_path):
     groups = tiny_data()["structures"]["groups"]
     groups[0]["displacement"] = [0.2, 0.1]
     with pytest.raises(ConfigError, match="displacement is a range"):
+        read_recipe(write_tiny(tmp_path, structures__groups=groups))
+
+
+def test_a_supercell_of_two_splits(tmp_path):
+    groups = tiny_data()["structures"]["groups"]
+    groups[3]["supercell"] = groups[0]["supercell"]
+    with pytest.raises(ConfigError, match=r"group tested has the supercell \[1, 1, 1\] of another split"):
         read_recipe(write_tiny(tmp_path, structures__groups=groups))
 
 

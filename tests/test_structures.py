@@ -77,7 +77,7 @@ def test_what_is_written_is_what_is_read(recipe, tmp_path):
     groups = [group for group in recipe.structures.groups if group.kind == "rattled"]
     for group in groups:
         write_group(tmp_path, group, rattled(recipe.structures.crystal, group, recipe.seed))
-    write_manifest(tmp_path, groups, "inputs")
+    write_manifest(tmp_path, groups)
     seen: dict[str, str] = {}
     for split in ("train", "validation", "test"):
         for atoms in read_split(tmp_path, groups, split):
@@ -89,9 +89,11 @@ def test_what_is_written_is_what_is_read(recipe, tmp_path):
 def test_an_altered_file_is_refused(recipe, tmp_path):
     group = group_of(recipe, "rattled")
     path = write_group(tmp_path, group, rattled(recipe.structures.crystal, group, recipe.seed))
-    write_manifest(tmp_path, [group], "inputs")
+    write_manifest(tmp_path, [group])
     frames = ase.io.read(path, index=":")
     frames[0].positions[0, 0] += 1e-3
     ase.io.write(path, frames, format="extxyz")
-    with pytest.raises(IntegrityError, match=r"was changed since it was made; delete .* and run again"):
+    with pytest.raises(
+        IntegrityError, match=r"was changed since it was made; delete the folder .* and run the same again"
+    ):
         read_split(tmp_path, [group], group.split)

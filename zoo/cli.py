@@ -3,9 +3,11 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 
+import errno
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,31 +16,47 @@ import click
 from ase import Atoms
 from tqdm import tqdm
 
-from zoo.errors import StructureError, UnknownNameError, ZooError
+from zoo.engine import Engine
+from zoo.errors import ConfigError, StructureError, UnknownNameError, ZooError
 from zoo.evaluate.report import table
-from zoo.hub.catalogue import entries
-from zoo.load import load, names
-from zoo.md import Sample, Settings, energy_drift, run_dynamics
-from zoo.pipeline import Run, distill, evaluate, make_labels, outline, train_student, train_twin
+from zoo.load import listing, load
+from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
+from zoo.naming import DEFAULT_NAMESPACE
+from zoo.pipeline import distill, evaluate, make_labels, outline, train_student, train_twin
 from zoo.publish import publish
 from zoo.recipe import read_recipe
+from zoo.run import Run
 from zoo.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_WIDTH = 100  # columns of a list and of a help text
+_STATUSES = "package: comes with a Python package. recipe: make it with zoo distill NAME. published: on the hub."
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 class Commands(click.Group):
-    """Turns errors of zoo into one line and the exit code 1."""
+    """Turns errors of zoo and of the system into one line and the exit code 1."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except ZooError as error:
-            click.echo(f"zoo: {error}", err=True)
+        except BrokenPipeError:  # the reader of a pipe left, which click ends quietly
+            raise
+        except (ZooError, OSError) as error:
+            text = _system_error(error) if isinstance(error, OSError) else str(error)
+            click.echo(f"zoo: {text}", err=True)
             sys.exit(1)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def _system_error(error: OSError) -> str:
+    remedy = "make room there, then run the same again" if error.errno in _FULL else "choose another folder"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; {remedy}"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH})
 @click.version_option(__version__, prog_name="zoo")
 def main() -> None:
     """Fast, specialised force-field engines, distilled from foundation models of atoms.
@@ -56,12 +74,12 @@ def recipe_options(command: F) -> F:
     """The argument and options that all stages of a recipe share."""
     for decorate in (
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
-        click.option("--replace", is_flag=True, help="Make anew what was made from another recipe. Deletes it first."),
+        click.option("--replace", is_flag=True, help="Delete what was made from another recipe, and make it anew."),
         click.option(
             "--run",
             "folder",
             type=click.Path(path_type=Path, file_okay=False),
-            help="Folder of the run. Default: runs/FAMILY/ENGINE.",
+            help="Folder of the run.  [default: runs/FAMILY/ENGINE]",
         ),
         click.argument("recipe"),
     ):
@@ -69,11 +87,54 @@ def recipe_options(command: F) -> F:
     return command
 
 
-def hub_option(command: F) -> F:
+def hub_options(command: F) -> F:
     """Where engines are fetched from or published to."""
-    return click.option(
-        "--hub", envvar="ZOO_HUB", metavar="HUB", help="Folder of a hub. Default: the variable ZOO_HUB."
-    )(command)
+    for decorate in (
+        click.option(
+            "--namespace",
+            envvar="ZOO_NAMESPACE",
+            default=DEFAULT_NAMESPACE,
+            show_default=True,
+            show_envvar=True,
+            metavar="NAME",
+            help="Owner of the engines on the hub.",
+        ),
+        click.option(
+            "--hub",
+            envvar="ZOO_HUB",
+            show_envvar=True,
+            metavar="FOLDER",
+            help="Hub of published engines, a folder such as ./hub.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def engine_options(command: F) -> F:
+    """Which hub an engine is from, and how it runs here."""
+    for decorate in (
+        click.option(
+            "--dtype",
+            default="float32",
+            show_default=True,
+            type=click.Choice(["float32", "float64"]),
+            help="Precision: float32 is fast, float64 is exact.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            metavar="DEVICE",
+            help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.",
+        ),
+        hub_options,
+    ):
+        command = decorate(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 def _run(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> Run | None:
@@ -102,7 +163,11 @@ def distill_command(recipe: str, folder: Path | None, replace: bool, dry_run: bo
 @main.command("label")
 @recipe_options
 def label_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> None:
-    """Make the structures of RECIPE and let its teacher label them."""
+    """Make the structures of RECIPE and let its teacher label them.
+
+    A label is the teacher's energy, forces and stress, and products of its Hessian. RECIPE is a name
+    (sevennet-0/silicon-student) or the path of a .yaml file.
+    """
     run = _run(recipe, folder, replace, dry_run)
     if run is not None:
         click.echo(f"labels are in {make_labels(run)}")
@@ -113,7 +178,8 @@ def label_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool
 def train_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> None:
     """Train the student of RECIPE and its undistilled twin.
 
-    Progress can be watched in train/metrics.jsonl, one record a line.
+    The twin is the same student, trained without Hessians, to show what they bring. Labels are made first where they
+    are missing. Progress can be watched in train/metrics.jsonl in the folder of the run, one record a line.
     """
     run = _run(recipe, folder, replace, dry_run)
     if run is not None:
@@ -125,7 +191,11 @@ def train_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool
 @main.command("evaluate")
 @recipe_options
 def evaluate_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> None:
-    """Measure the student of RECIPE against its teacher and its undistilled twin."""
+    """Compare student, teacher and undistilled twin of RECIPE.
+
+    Prints a table: errors on the test structures, phonons, energy drift and speed. All of it and figures are in
+    evaluation in the folder of the run. Labelling and training are done first where they are missing.
+    """
     run = _run(recipe, folder, replace, dry_run)
     if run is not None:
         click.echo(table(evaluate(run)))
@@ -133,55 +203,72 @@ def evaluate_command(recipe: str, folder: Path | None, replace: bool, dry_run: b
 
 @main.command("publish")
 @click.argument("folder", type=click.Path(path_type=Path))
-@hub_option
-@click.option("--namespace", envvar="ZOO_NAMESPACE", default="mlff-zoo", show_default=True, help="Who publishes.")
-@click.option("--dry-run", is_flag=True, help="Check everything and list the files, but publish nothing.")
-@click.option("--public", is_flag=True, help="Open to everybody, on hubs that know private repositories.")
+@hub_options
+@click.option("--dry-run", is_flag=True, help="Check everything and name the version, but publish nothing.")
+@click.option(
+    "--public",
+    is_flag=True,
+    help="Let everybody read it. Changes nothing on a hub that is a folder, which has no private repositories.",
+)
 def publish_command(folder: Path, hub: str | None, namespace: str, dry_run: bool, public: bool) -> None:
-    """Publish the model folder FOLDER to a hub, as the next version of its name.
+    """Publish the model folder FOLDER to a hub.
 
-    The folder is verified, its probe recomputed and its licence checked before anything is released. Publishing the
-    same content twice changes nothing.
+    It becomes the next version of its engine. The folder is verified, its probe recomputed and its licence checked
+    before anything is released. Publishing the same content twice changes nothing.
+
+    \b
+    zoo publish runs/sevennet-0/silicon-student/model --hub ./hub
     """
     click.echo(publish(folder, hub=hub, namespace=namespace, dry_run=dry_run, public=public))
 
 
 @main.command("list")
-@hub_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def list_command(hub: str | None, as_json: bool) -> None:
-    """List the engines that zoo knows, and those on the hub."""
-    rows = listing(hub)
-    if as_json:
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        click.echo(f"{row['name']:<{width}}  {row['status']:<9}  {row['licence_weights'] or '-':<14}  {row['purpose']}")
-    click.echo("\npublished: on the hub. recipe: make it with zoo distill. package: comes with a Python package.")
+@hub_options
+@json_option
+def list_command(hub: str | None, namespace: str, as_json: bool) -> None:
+    """List the engines that zoo knows, and those on the hub.
+
+    The status of each says where its weights come from; the line below the list explains it.
+    """
+    rows = listing(hub, namespace=namespace)
+    click.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else _list_text(rows))
 
 
-def listing(hub: str | None) -> list[dict[str, Any]]:
-    """One row an engine: those of the catalogue, and those found on the hub."""
-    known = {name: entry.model_dump(mode="json") for name, entry in entries().items()}
-    rows = []
-    for name in names(hub=hub):
-        found = {"status": "published", "licence_weights": None, "purpose": "found on the hub"} | known.get(name, {})
-        if name not in known or name in set(names(hub=hub)) - set(names()):
-            found["status"] = "published"
-        rows.append({"name": name, **found})
-    return rows
+def _list_text(rows: list[dict[str, Any]]) -> str:
+    """A line an engine, no longer than the width unless its name is, and what the statuses mean."""
+    head = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
+    cells = [{key: _printable(row[key]) for key in head} for row in (head, *rows)]
+    name, status, licence = (max(len(line[key]) for line in cells) for key in list(head)[:3])
+    room = max(_WIDTH - (name + status + licence + 6), 20)
+    lines = [
+        f"{line['name']:<{name}}  {line['status']:<{status}}  {line['licence_weights']:<{licence}}  "
+        + _cut(line["purpose"], room)
+        for line in cells
+    ]
+    return "\n".join([*lines, "", _STATUSES])
+
+
+def _printable(text: str | None) -> str:
+    """One line without control characters: a hub may hold anything."""
+    return "".join(letter if letter.isprintable() else " " for letter in text or "-")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip(" ,") + "…"
 
 
 @main.command("check")
 @click.argument("name")
-@hub_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def check_command(name: str, hub: str | None, device: str, dtype: str, as_json: bool) -> None:
-    """Recompute the published probe of engine NAME on this machine."""
-    result = load(name, hub=hub, device=device, dtype=dtype).check()
+@engine_options
+@json_option
+def check_command(name: str, as_json: bool, **options: Any) -> None:
+    """Recompute the published probe of engine NAME on this machine.
+
+    A probe is a few structures, kept with the engine, and what it said of them where it was made. NAME is
+    FAMILY/ENGINE or a model folder (./folder), whose files are verified too. Exits with 1 where a difference is over
+    its tolerance.
+    """
+    result = load(name, **options).check()
     click.echo(json.dumps(result.as_dict(), indent=1) if as_json else str(result))
     if not result.passed:
         sys.exit(1)
@@ -190,69 +277,94 @@ def check_command(name: str, hub: str | None, device: str, dtype: str, as_json: 
 @main.command("md")
 @click.argument("name")
 @click.argument("structure", type=click.Path(path_type=Path))
-@hub_option
-@click.option("--ensemble", default="nve", show_default=True, type=click.Choice(["nve", "nvt"]))
-@click.option("--temperature", default=300.0, show_default=True, help="K, of the thermostat or the first velocities.")
-@click.option("--timestep", default=1.0, show_default=True, help="fs")
-@click.option("--steps", default=1000, show_default=True)
-@click.option("--every", default=100, show_default=True, help="Steps between lines and frames.")
+@click.option(
+    "--ensemble",
+    default="nve",
+    show_default=True,
+    type=click.Choice(["nve", "nvt"]),
+    help="nve keeps the energy, nvt the temperature (Langevin thermostat).",
+)
+@click.option(
+    "--temperature",
+    "temperature_K",
+    default=300.0,
+    show_default=True,
+    help="In K: of the thermostat, and of the first velocities where STRUCTURE has none.",
+)
+@click.option("--timestep", "timestep_fs", default=1.0, show_default=True, help="In fs.")
+@click.option("--steps", default=1000, show_default=True, help="How many time steps.")
+@click.option("--every", default=100, show_default=True, help="Steps between printed lines, and between frames.")
 @click.option("--seed", default=0, show_default=True, help="Of velocities and thermostat.")
-@click.option("--output", type=click.Path(path_type=Path), help="Trajectory, in ASE's format (.traj).")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
-@click.option("--no-check-domain", is_flag=True, help="Go on outside the engine's domain.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Trajectory to write, in ASE's format, such as si.traj.  [default: none]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the trajectory where it exists.")
+@engine_options
+@click.option("--no-check-domain", is_flag=True, help="Ask the engine outside its domain too (check_domain=False).")
 def md_command(
-    name: str,
-    structure: Path,
-    hub: str | None,
-    device: str,
-    dtype: str,
-    no_check_domain: bool,
-    output: Path | None,
-    **settings: Any,
+    name: str, structure: Path, output: Path | None, overwrite: bool, no_check_domain: bool, **options: Any
 ) -> None:
-    """Run molecular dynamics of STRUCTURE (any file ASE reads) with engine NAME.
+    """Run molecular dynamics with engine NAME.
+
+    NAME is FAMILY/ENGINE or a model folder (./folder). STRUCTURE is a file in any format that ASE reads; of many
+    structures in it the last is taken.
 
     \b
-    zoo md sevennet-0/silicon-student si.xyz --temperature 600 --steps 2000 --output si.traj
+    zoo md sevennet-0/silicon-student si.xyz --hub ./hub --output si.traj
     """
-    engine = load(name, hub=hub, device=device, dtype=dtype, check_domain=not no_check_domain)
+    settings = Settings(**{key: options.pop(key) for key in _SETTINGS})
+    if output is not None:
+        _check_output(output, structure, overwrite)
+    engine = load(name, check_domain=not no_check_domain, **options)
     atoms = read_structure(structure)
-    settings = {_UNITS.get(key, key): value for key, value in settings.items()}
-    click.echo(repr(engine))
-    click.echo(f"\n{'step':>8} {'time (ps)':>10} {'T (K)':>8} {'E_pot (eV)':>14} {'E_total (eV)':>14}")
-    with tqdm(total=settings["steps"], desc="dynamics", unit="step", delay=2) as bar:
+    with tqdm(total=settings.steps, desc="dynamics", unit="step", delay=2) as bar:
         samples = run_dynamics(
             atoms,
             engine.calculator(),
-            Settings(**settings),
+            settings,
             trajectory=output,
-            on_sample=lambda it: _show(it, bar),
+            overwrite=overwrite,
+            on_sample=lambda sample: tqdm.write(_line(sample, engine)),
+            on_step=lambda step: bar.update(step - bar.n),
         )
     drift = energy_drift(samples, len(atoms))
-    if drift is not None and settings["ensemble"] == "nve":
+    if drift is not None and settings.ensemble == "nve":
         click.echo(f"\ndrift of the total energy: {drift:.4f} meV/atom/ps")
 
 
-_UNITS = {"temperature": "temperature_K", "timestep": "timestep_fs"}
+_SETTINGS = [field.name for field in fields(Settings)]
 
 
-def _show(sample: Sample, bar: "tqdm[Any]") -> None:
+def _check_output(output: Path, structure: Path, overwrite: bool) -> None:
+    """Before anything is loaded. Raises ConfigError; the structure itself is never overwritten."""
+    if output.exists() and structure.exists() and output.samefile(structure):
+        raise ConfigError(f"{output} is the structure to start from; choose another --output")
+    check_output(output, overwrite=overwrite)
+
+
+def _line(sample: Sample, engine: Engine) -> str:
+    """A line of the table; the first comes with the engine and the head, when nothing was refused."""
     line = f"{sample.step:>8} {sample.time_ps:>10.3f} {sample.temperature_K:>8.1f}"
-    tqdm.write(f"{line} {sample.potential_eV:>14.5f} {sample.total_eV:>14.5f}")
-    bar.update(sample.step - bar.n)
+    line += f" {sample.potential_eV:>14.5f} {sample.total_eV:>14.5f}"
+    head = f"{'step':>8} {'time (ps)':>10} {'T (K)':>8} {'E_pot (eV)':>14} {'E_total (eV)':>14}"
+    return f"{engine!r}\n\n{head}\n{line}" if sample.step == 0 else line
 
 
 def read_structure(path: Path) -> Atoms:
     """The last structure in a file. Raises UnknownNameError for no such file, StructureError for an unreadable one."""
+    formats = "give a structure in a format that ASE reads, such as .xyz or .cif"
     if not path.is_file():
-        raise UnknownNameError(f"no file {path}; give a structure in a format that ASE reads, such as .xyz or .cif")
+        raise UnknownNameError(f"no file {path}; {formats}")
     try:
         atoms = ase.io.read(path, index=-1)
     except Exception as error:  # ASE's readers raise anything
-        raise StructureError(f"{path} cannot be read as a structure: {error}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StructureError(f"{path} cannot be read as a structure ({reason}); {formats}") from error
     if not isinstance(atoms, Atoms):
-        raise StructureError(f"{path} holds no structure")
+        raise StructureError(f"{path} holds no structure; {formats}")
     return atoms
 
 

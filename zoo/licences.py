@@ -10,6 +10,7 @@ TERMS = {
     "CC-BY-4.0": ("CC-BY-4.0", "CC-BY-NC-4.0"),
     "CC-BY-NC-4.0": ("CC-BY-NC-4.0",),
 }
+LICENCES = tuple(TERMS)  # SPDX
 
 
 def check_terms(name: str, licence: str, teacher: str, teacher_licence: str) -> None:
@@ -17,7 +18,8 @@ def check_terms(name: str, licence: str, teacher: str, teacher_licence: str) -> 
     allowed = TERMS.get(teacher_licence)
     if allowed is None:
         raise LicenceError(
-            f"the weights of {teacher} are {teacher_licence}, whose terms zoo does not know; it knows {', '.join(TERMS)}"
+            f"the weights of {teacher} are {teacher_licence}, whose terms zoo does not know; "
+            f"it knows {', '.join(TERMS)}"
         )
     if licence not in allowed:
         raise LicenceError(

@@ -2,12 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from zoo.artifact import CONFIG, ArtifactConfig
+from zoo.calculator import elements_text
+from zoo.config import read_json
 from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
-from zoo.errors import ConfigError, IntegrityError, NotReleasedError, UnknownNameError
-from zoo.hub.catalogue import entries, nearest
+from zoo.errors import (
+    CapabilityError,
+    ConfigError,
+    IntegrityError,
+    NotReleasedError,
+    UnknownNameError,
+    ZooError,
+)
+from zoo.hub.catalogue import Entry, entries, nearest
 from zoo.hub.folder import FolderHub, open_hub
 from zoo.naming import FORMS, EngineName, Repository, default_namespace, parse_name
 from zoo.teachers import load_teacher, teacher_names
@@ -18,6 +29,7 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
+    compile: bool = False,
     check_domain: bool = True,
     hub: str | Path | None = None,
     revision: str | None = None,
@@ -27,9 +39,11 @@ def load(
 
     ``name`` is ``family/engine[@revision]``, ``hf://owner/repo[@revision]`` or a path to a model folder.
     ``hub`` is a folder, by default what ZOO_HUB names; ``namespace`` is by default what ZOO_NAMESPACE names,
-    else mlff-zoo. Raises UnknownNameError, NotReleasedError, IntegrityError, ConfigError,
-    MissingPackageError.
+    else mlff-zoo. Engines run eager: this version compiles none, and ``compile=True`` is a CapabilityError.
+    Raises UnknownNameError, NotReleasedError, IntegrityError, ConfigError, MissingPackageError.
     """
+    if compile:
+        raise CapabilityError("compile=True: compiled engines are not offered in this version of zoo; leave it out")
     place, real = resolve_device(device), resolve_dtype(dtype)
     found = _pinned(_parsed(name), revision)
     if isinstance(found, EngineName) and found.name in teacher_names():
@@ -46,6 +60,42 @@ def names(hub: str | Path | None = None, *, namespace: str | None = None) -> lis
     target = open_hub(hub)
     found = target.engine_names(default_namespace(namespace)) if target else []
     return sorted({*entries(), *found})
+
+
+def listing(hub: str | Path | None = None, *, namespace: str | None = None) -> list[dict[str, Any]]:
+    """A row for each of ``names``, with the keys of the catalogue; what nobody states is None.
+
+    An engine on the hub is ``published``, and its elements, licence and teacher are those of its ``config.json``,
+    whose digest only ``load`` checks. Raises ConfigError.
+    """
+    rows = {name: entry.model_dump(mode="json") for name, entry in entries().items()}
+    target, owner = open_hub(hub), default_namespace(namespace)
+    if target is not None:
+        found = set(target.engine_names(owner)) - set(teacher_names())  # load looks for no teacher on a hub
+        rows |= {name: _published_row(name, _published_config(name, target, owner)) for name in found}
+    return [rows[name] for name in sorted(rows)]
+
+
+def _published_row(name: str, config: ArtifactConfig | None) -> dict[str, Any]:
+    entry = entries().get(name)
+    row = entry.model_dump(mode="json") if entry else dict.fromkeys(Entry.model_fields)
+    row |= {"name": name, "status": "published", "licence_weights": config.licence if config else None}
+    if config is not None:
+        row |= {"elements": elements_text(config.domain.elements), "teacher": config.lineage.teacher}
+        row["purpose"] = row["purpose"] or config.domain.description
+    return row
+
+
+def _published_config(name: str, hub: FolderHub, owner: str) -> ArtifactConfig | None:
+    """None where it cannot be read: one broken engine must not hide the others."""
+    found = parse_name(name)
+    assert isinstance(found, EngineName)
+    try:
+        version = hub.find(found.repository(owner))
+        config = read_json(ArtifactConfig, version.folder / CONFIG) if version else None
+    except (ZooError, OSError):
+        return None
+    return config if config and config.name == name else None
 
 
 def _parsed(name: str | Path) -> EngineName | Repository | Path:
@@ -108,7 +158,7 @@ def _published(
 def _not_found(
     found: EngineName | Repository, repository: Repository, hub: FolderHub | None
 ) -> UnknownNameError | NotReleasedError:
-    unset = "no hub is set: pass hub='./hub' or set ZOO_HUB=./hub"
+    unset = "no hub is set: pass hub='./hub' (--hub ./hub) or set ZOO_HUB=./hub"
     where = f"{hub.root} has no {repository.id}" if hub else unset
     if isinstance(found, Repository):
         return UnknownNameError(f"{where}; so far a hub is a folder, and nothing is fetched from huggingface.co")

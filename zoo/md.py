@@ -1,6 +1,8 @@
 """Molecular dynamics with an engine, for the command line: ASE's integrators, a trajectory, a line now and then."""
 
+import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +15,7 @@ from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, StructureError
 from zoo.evaluate.dynamics import drift_of
 from zoo.thermal import thermal_velocities
 from zoo.units import ASE_TIME_PER_FS
@@ -35,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a run beside its atoms."""
+    """What decides a run beside its atoms. Raises ConfigError for what makes no sense."""
 
     ensemble: Ensemble = "nve"
     temperature_K: float = 300.0  # of the thermostat; for NVE of the first velocities, where the atoms have none
@@ -44,6 +46,16 @@ class Settings:
     every: int = 100  # steps between samples and frames
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("timestep_fs", "steps", "every"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}; give a positive number")
+        for name in ("temperature_K", "seed"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}; give 0 or more")
+
 
 def run_dynamics(
     atoms: Atoms,
@@ -51,19 +63,19 @@ def run_dynamics(
     settings: Settings,
     *,
     trajectory: Path | None = None,
+    overwrite: bool = False,
     on_sample: Callable[[Sample], None] | None = None,
+    on_step: Callable[[int], object] | None = None,
 ) -> list[Sample]:
     """Moves ``atoms`` on, in place, and samples the run; ``trajectory`` is a file in ASE's format, flushed as it goes.
 
-    Velocities that the atoms have are kept, others are drawn. Raises ConfigError for settings that make no sense,
-    DomainError or DivergedError where the engine cannot go on; the trajectory up to there stays.
+    Velocities that the atoms have are kept, others are drawn. Raises ConfigError where the file may not be written,
+    StructureError, DomainError or DivergedError where the engine cannot go on: at the start no file is made or
+    touched, later the trajectory up to there stays.
     """
-    _check(settings)
-    random = np.random.default_rng(settings.seed)
-    atoms.calc = calculator
-    if not atoms.has("momenta"):
-        atoms.set_velocities(thermal_velocities(atoms.get_masses(), settings.temperature_K, random))
-    integrator = _integrator(atoms, settings, random)
+    if trajectory is not None:
+        check_output(trajectory, overwrite=overwrite)
+    integrator = _begin(atoms, calculator, settings)
     samples: list[Sample] = []
 
     def sample() -> None:
@@ -72,19 +84,43 @@ def run_dynamics(
             on_sample(samples[-1])
 
     integrator.attach(sample, interval=settings.every)
-    if trajectory is None:
-        integrator.run(settings.steps)
-        return samples
-    with Trajectory(str(trajectory), "w", atoms) as frames:
-        integrator.attach(frames.write, interval=settings.every)
+    if on_step is not None:
+        integrator.attach(lambda: on_step(integrator.nsteps), interval=1)
+    with ExitStack() as files:
+        if trajectory is not None:
+            frames = files.enter_context(Trajectory(str(trajectory), "w", atoms))
+            integrator.attach(frames.write, interval=settings.every)
         integrator.run(settings.steps)
     return samples
+
+
+def check_output(trajectory: Path, *, overwrite: bool = False) -> None:
+    """Raises ConfigError where a trajectory may not be written."""
+    if trajectory.is_dir():
+        raise ConfigError(f"{trajectory} is a folder; give --output a file, such as {trajectory / 'md.traj'}")
+    if not trajectory.parent.is_dir():
+        raise ConfigError(f"there is no folder {trajectory.parent}; make it, or choose another --output")
+    if trajectory.exists() and not overwrite:
+        raise ConfigError(f"{trajectory} exists; choose another --output, or pass --overwrite")
 
 
 def energy_drift(samples: list[Sample], atoms: int) -> float | None:
     """Slope of the total energy, as an evaluation takes it; None where the run is too short for one."""
     times = np.array([sample.time_ps for sample in samples])
     return drift_of(times, np.array([sample.total_eV for sample in samples]) / atoms)
+
+
+def _begin(atoms: Atoms, calculator: Calculator, settings: Settings) -> MolecularDynamics:
+    """Asks for energy and forces, so that atoms that are refused are refused here, and sets velocities."""
+    random = np.random.default_rng(settings.seed)
+    atoms.calc = calculator
+    atoms.get_potential_energy()
+    atoms.get_forces()
+    if not atoms.has("momenta"):
+        atoms.set_velocities(thermal_velocities(atoms.get_masses(), settings.temperature_K, random))
+    if not np.isfinite(atoms.get_momenta()).all():
+        raise StructureError(f"a velocity of {atoms.symbols} is not a finite number; repair the structure")
+    return _integrator(atoms, settings, random)
 
 
 def _integrator(atoms: Atoms, settings: Settings, random: np.random.Generator) -> MolecularDynamics:
@@ -99,11 +135,3 @@ def _sample(atoms: Atoms, step: int, settings: Settings) -> Sample:
     potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
     time = step * settings.timestep_fs / 1000
     return Sample(step, time, atoms.get_temperature(), float(potential), float(potential + kinetic))
-
-
-def _check(settings: Settings) -> None:
-    for name in ("timestep_fs", "steps", "every"):
-        if getattr(settings, name) <= 0:
-            raise ConfigError(f"{name} is {getattr(settings, name)}; give a positive number")
-    if settings.temperature_K < 0:
-        raise ConfigError(f"temperature_K is {settings.temperature_K}; give 0 or more")

@@ -4,7 +4,6 @@ Forces are a first derivative, Hessian products a second, the gradient of a loss
 is correct, and finite, to the third.
 """
 
-import importlib.util
 import math
 from functools import cache
 
@@ -30,7 +29,10 @@ def native_scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def torch_scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
-    """``scatter_sum`` by the package torch-scatter."""
+    """``scatter_sum`` by the package torch-scatter.
+
+    For a sum it calls PyTorch's own ``scatter_add_``: the same kernel, the same bits, and no measured gain in speed.
+    """
     import torch_scatter  # lazy: optional, and it compiles for minutes
 
     summed: Tensor = torch_scatter.scatter(values, index, dim=0, dim_size=size, reduce="sum")
@@ -39,7 +41,12 @@ def torch_scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
 
 @cache
 def _has_torch_scatter() -> bool:
-    return importlib.util.find_spec("torch_scatter") is not None
+    """Whether torch-scatter works; one that was compiled for another PyTorch is there and raises when imported."""
+    try:
+        import torch_scatter  # noqa: F401  # lazy: as above
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
 
 
 def safe_norm(vectors: Tensor, epsilon: float = 1e-12) -> Tensor:

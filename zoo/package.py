@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
+import zoo
 from zoo.artifact import (
     ArtifactConfig,
     Domain,
@@ -40,15 +41,12 @@ _NOT_RUN = "(not run yet)"
 
 
 def package(
-    folder: Path,
-    recipe: Recipe,
-    report: Report,
-    student: Student,
-    teacher: Teacher,
-    samples: Samples,
-    run: Path,
+    folder: Path, recipe: Recipe, report: Report, student: Student, teacher: Teacher, samples: Samples, run: Path
 ) -> None:
-    """Writes the model folder of a run, whole or not at all. ``recipe`` is locked."""
+    """Writes the model folder of a run, whole or not at all. ``recipe`` is locked.
+
+    Raises ConfigError where the card's snippet fails or the card is not one that a hub takes.
+    """
     probe = make_probe(student, samples)
     config = make_config(recipe, student, teacher, samples)
     figures = {f"figures/{path.name}": path for path in sorted((run / "evaluation" / "figures").glob("*.png"))}
@@ -72,13 +70,18 @@ def package(
         files["README.md"] = render_card(context).encode()
         write_model_folder(draft, config=config, potential=student, probe=probe, files=files)
         digest = sha256_file(draft / "model.safetensors")
-        output = run_snippet(context.snippet, draft, Path(scratch) / "hub")
-    card = render_card(replace(context, weights_sha256=digest, snippet_output=output))
-    files["README.md"] = card.encode()
+        output = run_snippet(context.snippet, draft, Path(scratch))
+        files["README.md"] = _card(replace(context, weights_sha256=digest, snippet_output=output), draft)
     write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
-    problems = lint_card(card, folder)
+
+
+def _card(context: CardContext, draft: Path) -> bytes:
+    """The card, once it passed the lint. Raises ConfigError."""
+    card = render_card(context)
+    problems = lint_card(card, draft)
     if problems:
-        raise ConfigError(f"{folder}/README.md: {problems[0]}; correct the recipe, or cards/_templates/student.md")
+        raise ConfigError(f"the card has a fault: {problems[0]}; correct the recipe, or cards/_templates/student.md")
+    return card.encode()
 
 
 def make_domain(recipe: Recipe, structures: Sequence[Atoms]) -> Domain:
@@ -128,27 +131,34 @@ def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Sam
 
 
 def snippet(recipe: Recipe) -> str:
-    """What a user types first."""
+    """What a user types first, in a folder that holds a hub."""
     crystal = recipe.structures.crystal
     return (
         "from ase.build import bulk\n"
         "import zoo\n\n"
-        f'engine = zoo.load("{recipe.name}")\n'
+        f'engine = zoo.load("{recipe.name}", hub="./hub")\n'
         f'atoms = bulk("{crystal.formula}", "{crystal.prototype}", a={crystal.lattice_constant}, cubic=True)\n'
-        "atoms.rattle(0.05, seed=0)\n"
         "atoms.calc = engine.calculator()\n"
-        'print(f"energy         {atoms.get_potential_energy():.4f} eV")\n'
-        'print(f"largest force  {abs(atoms.get_forces()).max():.3f} eV/Å")\n'
-        'print(f"highest mode   {engine.vibrations(atoms).frequencies_THz.max():.2f} THz")\n'
+        'print(f"energy        {atoms.get_potential_energy():.4f} eV")\n'
+        'print(f"highest mode  {engine.vibrations(atoms).frequencies_THz.max():.2f} THz")\n\n'
+        "atoms.rattle(0.05, seed=0)\n"
+        'print(f"force         {abs(atoms.get_forces()).max():.3f} eV/Å at most, rattled")\n'
     )
 
 
-def run_snippet(code: str, folder: Path, hub: Path) -> str:
-    """What the snippet prints in a fresh Python that finds the engine on a hub. Raises ConfigError where it fails."""
-    publish(folder, hub=hub)
-    environment = os.environ | {"ZOO_HUB": str(hub), "PYTHONIOENCODING": "utf-8"}
+def run_snippet(code: str, model: Path, folder: Path) -> str:
+    """What the snippet prints in a fresh Python, in a folder with a hub that holds the engine.
+
+    Raises ConfigError where it fails.
+    """
+    publish(model, hub=folder / "hub")
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=False
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(Path(zoo.__file__).parent.parent)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]

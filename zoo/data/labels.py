@@ -117,7 +117,7 @@ def write_shard(folder: Path, plan: LabelPlan, shard: int, labels: Sequence[Labe
         "hessian_products": torch.cat([label.hessian_products.transpose(0, 1) for label in labels]),
     }
     contiguous = {name: array.contiguous() for name, array in arrays.items()}
-    atomic_write(_shard_path(folder, shard), save(contiguous, metadata={"plan": digest(plan)}))
+    atomic_write(_shard_path(folder, shard), save(contiguous, metadata={"seal": _seal(plan, contiguous)}))
 
 
 def finish(folder: Path, plan: LabelPlan) -> None:
@@ -142,17 +142,20 @@ class Labels:
         altered.
         """
         if not (folder / "manifest.json").is_file():
-            raise LabelError(f"the labels in {folder} are not finished; run: zoo label RECIPE")
+            raise LabelError(f"the labels in {folder} are not finished; run the same again, or zoo label RECIPE")
         plan = read_json(LabelPlan, folder / "plan.json")
         if plan.structures != tuple(structures):
             raise LabelError(f"the labels in {folder} belong to other structures; label these with another --run")
         manifest = read_json(LabelManifest, folder / "manifest.json")
         if manifest.plan_sha256 != digest(plan):
-            raise IntegrityError(f"{folder}/plan.json was changed since the labels were made; delete {folder}")
+            raise IntegrityError(
+                f"{folder / 'plan.json'} was changed since the labels were made; "
+                f"delete the folder {folder} and run the same again"
+            )
         for name, expected in manifest.shards.items():
             if not (folder / name).is_file() or sha256_file(folder / name) != expected:
                 raise IntegrityError(
-                    f"{folder / name} is missing or altered; delete it and run again: zoo label RECIPE"
+                    f"{folder / name} is missing or altered; delete {folder / 'manifest.json'} and run the same again"
                 )
         return cls(folder, plan)
 
@@ -172,26 +175,30 @@ class Labels:
                         hessian_products=arrays.get_slice("hessian_products")[start:stop].transpose(0, 1),
                     )
 
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 over the plan and all shards."""
-        return sha256_file(self.folder / "manifest.json")
-
 
 def _shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.safetensors"
 
 
 def _is_complete(folder: Path, plan: LabelPlan, shard: int) -> bool:
-    """Whether this shard was written whole, for this plan."""
+    """Whether this shard was written whole, for this plan, and is as it was written."""
     path = _shard_path(folder, shard)
     if not path.exists():
         return False
     try:
-        with safe_open(path, framework="pt") as arrays:
-            return bool((arrays.metadata() or {}).get("plan") == digest(plan))
+        with safe_open(path, framework="pt") as file:
+            arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            return bool((file.metadata() or {}).get("seal") == _seal(plan, arrays))
     except (SafetensorError, OSError):
         return False
+
+
+def _seal(plan: LabelPlan, arrays: dict[str, Tensor]) -> str:
+    """Hex SHA-256 over the plan and the numbers of a shard."""
+    content = hashlib.sha256(digest(plan).encode())
+    for name, array in sorted(arrays.items()):
+        content.update(name.encode() + array.numpy().tobytes())
+    return content.hexdigest()
 
 
 def _refuse_other(found: LabelPlan, wanted: LabelPlan, folder: Path) -> None:

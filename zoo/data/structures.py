@@ -15,7 +15,7 @@ from ase.md.langevin import Langevin
 from tqdm import tqdm
 
 from zoo.config import canonical_json
-from zoo.errors import DivergedError, IntegrityError
+from zoo.errors import DivergedError, IntegrityError, ZooError
 from zoo.files import atomic_write, sha256_file
 from zoo.neighbors import check_structure
 from zoo.recipe import Crystal, DynamicsGroup, Group, RattledGroup, Split, UnitCell
@@ -35,9 +35,7 @@ def structure_digest(atoms: Atoms) -> str:
     return content.hexdigest()
 
 
-def perfect_crystal(
-    crystal: Crystal, supercell: Sequence[int] = (1, 1, 1), cell: UnitCell = "conventional"
-) -> Atoms:
+def perfect_crystal(crystal: Crystal, supercell: Sequence[int] = (1, 1, 1), cell: UnitCell = "conventional") -> Atoms:
     """A supercell of the conventional cell, or of the primitive one."""
     conventional = cell == "conventional"
     unit = bulk(crystal.formula, crystal.prototype, a=crystal.lattice_constant, cubic=conventional)
@@ -74,11 +72,16 @@ def trajectory(crystal: Crystal, group: DynamicsGroup, seed: int, calculator: Ca
         fixcm=False,
     )
     frames = []
-    for _ in tqdm(range(group.count), desc=f"dynamics {group.name}", unit="frame", delay=2):
-        dynamics.run(group.interval)
-        if not np.isfinite(atoms.positions).all():
-            raise DivergedError(f"group {group.name}: dynamics exploded; lower its temperature or its timestep")
-        frames.append(Atoms(atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc))
+    steps = [group.settle, *[group.interval] * group.count]
+    for number, count in enumerate(tqdm(steps, desc=f"dynamics {group.name}", unit="frame", delay=2)):
+        try:
+            dynamics.run(count)
+        except ZooError as error:
+            raise DivergedError(
+                f"group {group.name}: its dynamics exploded ({error}); lower its temperature or its timestep"
+            ) from error
+        if number > 0:
+            frames.append(Atoms(atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc))
     return frames
 
 
@@ -94,10 +97,10 @@ def write_group(folder: Path, group: Group, frames: Sequence[Atoms]) -> Path:
     return path
 
 
-def write_manifest(folder: Path, groups: Sequence[Group], inputs: str) -> None:
-    """Ends a folder of structures: the digest of each file, and of the inputs that made them."""
+def write_manifest(folder: Path, groups: Sequence[Group]) -> None:
+    """Ends a folder of structures: the digest of each file."""
     files = {f"{group.name}.extxyz": sha256_file(folder / f"{group.name}.extxyz") for group in groups}
-    atomic_write(folder / "manifest.json", canonical_json({"format": FORMAT, "inputs": inputs, "files": files}))
+    atomic_write(folder / "manifest.json", canonical_json({"format": FORMAT, "files": files}))
 
 
 def read_split(folder: Path, groups: Sequence[Group], split: Split) -> list[Atoms]:
@@ -109,7 +112,9 @@ def read_split(folder: Path, groups: Sequence[Group], split: Split) -> list[Atom
             continue
         path = folder / f"{group.name}.extxyz"
         if not path.is_file() or sha256_file(path) != manifest["files"].get(path.name):
-            raise IntegrityError(f"{path} is missing or was changed since it was made; delete {folder} and run again")
+            raise IntegrityError(
+                f"{path} is missing or was changed since it was made; delete the folder {folder} and run the same again"
+            )
         frames += ase.io.read(path, index=":", format="extxyz")
     return frames
 

@@ -50,7 +50,9 @@ def load_checkpoint(path: Path, state: TrainingState, inputs: str) -> None:
             found = json.loads((file.metadata() or {})["state"])
             arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise IntegrityError(f"{path} cannot be read ({error}); delete it to start training anew") from error
+        raise IntegrityError(
+            f"{path} cannot be read ({error}); delete the folder {path.parent.parent} and run the same again"
+        ) from error
     if found["inputs"] != inputs:
         raise ConfigError(f"{path} belongs to other settings; choose another --run, or pass --replace to start anew")
     state.step = int(found["step"])

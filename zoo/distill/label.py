@@ -40,8 +40,10 @@ def label_structures(folder: Path, structures: Sequence[Atoms], teacher: Teacher
     finite.
     """
     missing = begin(folder, plan)
-    done = min(plan.num_shards - len(missing), plan.num_shards) * plan.shard_size
-    bar = tqdm(total=len(structures), initial=done, desc=f"label {folder.name}", unit="structure", delay=2)
+    to_do = sum(len(structures[shard * plan.shard_size :][: plan.shard_size]) for shard in missing)
+    bar = tqdm(
+        total=len(structures), initial=len(structures) - to_do, desc=f"label {folder.name}", unit="structure", delay=2
+    )
     with bar:
         for shard in missing:
             first = shard * plan.shard_size

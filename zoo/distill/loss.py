@@ -8,7 +8,8 @@
         + λ_H  mean over (probe, atom)    ‖(H v − H* v)‖₂
 
 A star is the teacher. With one-hot v a product is a row of the Hessian and the last term is the paper's; with random
-signs it estimates the whole matrix from one product (arXiv 2603.04523). The term of the stress is ours.
+signs the mean of its square is the squared Frobenius norm of ΔH, so one product feels the whole matrix (arXiv
+2603.04523). The term of the stress is ours.
 """
 
 from dataclasses import dataclass
@@ -58,13 +59,15 @@ def make_batch(examples: list[Example], choices: list[Tensor]) -> Batch:
     )
 
 
-def loss_terms(potential: Potential, batch: Batch, weights: LossSection) -> dict[str, Tensor]:
-    """The unweighted terms whose weight is not zero, differentiable by the parameters."""
+def loss_terms(
+    potential: Potential, batch: Batch, weights: LossSection, *, create_graph: bool = True
+) -> dict[str, Tensor]:
+    """The unweighted terms whose weight is not zero; differentiable by the parameters with ``create_graph``."""
     answer = potential.predict(
         batch.graph,
         stress=weights.stress > 0,
         probes=batch.probes if weights.hessian > 0 else None,
-        create_graph=True,
+        create_graph=create_graph,
     )
     terms = {}
     if weights.energy > 0:

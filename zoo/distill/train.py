@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,12 +18,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from zoo.artifact import DTYPES
 from zoo.config import digest, write_json
 from zoo.data.labels import Labels
 from zoo.distill.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from zoo.distill.loss import Batch, Example, loss_terms, make_batch, weighted_sum
 from zoo.errors import DivergedError, IntegrityError
-from zoo.files import atomic_write
+from zoo.files import atomic_write, sync
 from zoo.neighbors import build_graph
 from zoo.recipe import LossSection, TrainingSection
 from zoo.students import Student, StudentConfig, build_student
@@ -31,30 +33,32 @@ WEIGHTS = "model.safetensors"
 CHECKPOINT = Path("checkpoint") / "last.safetensors"
 
 
-def train(
-    folder: Path,
-    config: StudentConfig,
-    training: TrainingSection,
-    weights: LossSection,
-    examples: list[Example],
-    validation: list[Example],
-    seed: int,
-    data: str,
-) -> Student:
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides the weights of a student."""
+
+    config: StudentConfig
+    training: TrainingSection
+    weights: LossSection
+    seed: int
+    data: str  # the digest of what is learned from
+
+    @property
+    def inputs(self) -> str:
+        """Hex SHA-256 of all of it."""
+        return digest(
+            [self.config.model_dump(), self.training.model_dump(), self.weights.model_dump(), self.seed, self.data]
+        )
+
+
+def train(folder: Path, task: Task, examples: list[Example], validation: list[Example]) -> Student:
     """Fits a student, going on from the checkpoint in ``folder`` if there is one, and returns its averaged weights.
 
-    ``data`` is the digest of the examples. Raises ConfigError where the checkpoint is of another run, DivergedError
-    where the loss is not finite; the last good checkpoint stays.
+    Raises ConfigError where the checkpoint is of another task, DivergedError where loss or gradient are not finite; the
+    last good checkpoint stays.
     """
-    student = build_student(config, torch.Generator().manual_seed(seed))
-    fit_references(student, examples)
-    student.to(_dtype(training))
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1.0, weight_decay=training.weight_decay)
-    average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    state = TrainingState(student, average, optimizer)
-    inputs = digest([config.model_dump(), training.model_dump(), weights.model_dump(), seed, data])
-    if (folder / CHECKPOINT).exists():
-        load_checkpoint(folder / CHECKPOINT, state, inputs)
+    training, weights = task.training, task.weights
+    state = start(folder, task, examples)
     log = Metrics(folder, state.step)
     for step in tqdm(
         range(state.step, training.steps),
@@ -64,29 +68,47 @@ def train(
         unit="step",
         delay=2,
     ):
-        batch = draw_batch(examples, step, seed, training.batch_size, weights.probes_per_step)
-        terms = loss_terms(student, batch, weights)
+        batch = draw_batch(examples, step, task.seed, training.batch_size, weights.probes_per_step)
+        terms = loss_terms(state.student, batch, weights)
         loss = weighted_sum(terms, weights)
-        if not torch.isfinite(loss):
-            raise DivergedError(f"the loss is {loss.item()} at step {step}; lower training.learning_rate")
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
-        optimizer.param_groups[0]["lr"] = learning_rate(training, step)
-        optimizer.step()
-        update_average(state, training.ema_decay)
-        state.step = step + 1
+        norm = descend(state, loss, training)
         if state.step % training.log_every == 0:
             log.write(state.step, "train", terms, loss=loss, gradient_norm=norm)
         if state.step % training.validate_every == 0 or state.step == training.steps:
-            log.write(state.step, "validation", validation_terms(averaged(state), validation, weights))
+            log.write(state.step, "validation", validation_terms(averaged(state), validation, task))
         if state.step % training.checkpoint_every == 0 or state.step == training.steps:
             log.close()
-            save_checkpoint(folder / CHECKPOINT, state, inputs)
-    log.close()
+            save_checkpoint(folder / CHECKPOINT, state, task.inputs)
     student = averaged(state)
     atomic_write(folder / WEIGHTS, save(student.state_dict()))
     return student
+
+
+def start(folder: Path, task: Task, examples: list[Example]) -> TrainingState:
+    """The state that training goes on from: that of the checkpoint, or a fresh one."""
+    student = build_student(task.config, torch.Generator().manual_seed(task.seed))
+    fit_references(student, examples)
+    student.to(DTYPES[task.training.dtype])
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1.0, weight_decay=task.training.weight_decay)
+    average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    state = TrainingState(student, average, optimizer)
+    if (folder / CHECKPOINT).exists():
+        load_checkpoint(folder / CHECKPOINT, state, task.inputs)
+    return state
+
+
+def descend(state: TrainingState, loss: Tensor, training: TrainingSection) -> Tensor:
+    """One step down the clipped gradient; returns its length. Raises DivergedError before any harm is done."""
+    _check_finite("the loss", loss, state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    norm = torch.nn.utils.clip_grad_norm_(state.student.parameters(), training.clip_norm)
+    _check_finite("the gradient of the loss", norm, state.step)
+    state.optimizer.param_groups[0]["lr"] = learning_rate(training, state.step)
+    state.optimizer.step()
+    update_average(state, training.ema_decay)
+    state.step += 1
+    return norm
 
 
 def read_weights(folder: Path, student: Student) -> Student:
@@ -95,7 +117,9 @@ def read_weights(folder: Path, student: Student) -> Student:
     try:
         student.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise IntegrityError(f"{path} cannot be read ({error}); delete {folder} and train again") from error
+        raise IntegrityError(
+            f"{path} cannot be read ({error}); delete the folder {folder} and run the same again"
+        ) from error
     return student.eval().requires_grad_(False)
 
 
@@ -166,11 +190,16 @@ def averaged(state: TrainingState) -> Student:
     return student.eval().requires_grad_(False)
 
 
-def validation_terms(student: Student, examples: list[Example], weights: LossSection) -> dict[str, Tensor]:
-    """The terms of the loss on structures that are not trained on, all stored probes used."""
-    choices = [torch.arange(len(example.probes)) for example in examples]
-    terms = loss_terms(student, make_batch(examples, choices), weights)
-    return {name: term.detach() for name, term in terms.items()}
+def validation_terms(student: Student, examples: list[Example], task: Task) -> dict[str, Tensor]:
+    """Means over batches of the terms, on structures that are not trained on, with all stored probes."""
+    size = task.training.batch_size
+    found: dict[str, list[Tensor]] = {}
+    for first in range(0, len(examples), size):
+        batch = examples[first : first + size]
+        choices = [torch.arange(len(example.probes)) for example in batch]
+        for name, term in loss_terms(student, make_batch(batch, choices), task.weights, create_graph=False).items():
+            found.setdefault(name, []).append(term.detach())
+    return {name: torch.stack(terms).mean() for name, terms in found.items()}
 
 
 class Metrics:
@@ -196,13 +225,17 @@ class Metrics:
             stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
 
     def close(self) -> None:
-        """Notes the seconds that training has taken so far, interruptions left out."""
+        """Brings the records to the disk and notes the seconds of training so far, interruptions left out."""
+        sync(self.path)
         seconds = self.seconds + time.perf_counter() - self.started
         write_json(self.timing, {"seconds": round(seconds, 3)})
 
 
-def _dtype(training: TrainingSection) -> torch.dtype:
-    return torch.float64 if training.dtype == "float64" else torch.float32
+def _check_finite(what: str, value: Tensor, step: int) -> None:
+    if not torch.isfinite(value):
+        raise DivergedError(
+            f"{what} is {value.item()} at step {step}; lower training.learning_rate in the recipe and pass --replace"
+        )
 
 
 def _generator(*keys: int) -> torch.Generator:

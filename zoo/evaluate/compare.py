@@ -1,5 +1,6 @@
 """Student, undistilled twin and teacher, measured in the same way in one run."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from zoo.calculator import ZooCalculator
 from zoo.config import write_json
 from zoo.data.labels import Labels
 from zoo.data.structures import perfect_crystal
-from zoo.errors import ZooError
+from zoo.errors import MissingPackageError, ZooError
 from zoo.evaluate.accuracy import Accuracy, accuracy
 from zoo.evaluate.dynamics import Dynamics, nve
 from zoo.evaluate.elasticity import Elasticity, equation_of_state
@@ -78,7 +79,7 @@ def compare(contest: Contest, folder: Path) -> Report:
     """Measures all three, writes figures and, last, ``report.json`` into ``folder``.
 
     A measurement that fails for one engine, such as the equation of state of a twin that has no minimum, does not
-    stop the others; its reason stands in the report.
+    stop the others; its reason stands in the report. Raises MissingPackageError.
     """
     reasons: dict[EngineName, dict[str, str]] = {name: {} for name in contest.engines}
     measured = Measurements(
@@ -95,6 +96,13 @@ def compare(contest: Contest, folder: Path) -> Report:
     return report
 
 
+def require_packages() -> None:
+    """Raises MissingPackageError, before hours are spent, where an evaluation could not be made."""
+    missing = [package for package in ("phonopy", "matplotlib") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise MissingPackageError(f"evaluation needs {' and '.join(missing)}; run: pip install {' '.join(missing)}")
+
+
 def _each(
     contest: Contest,
     reasons: dict[EngineName, dict[str, str]],
@@ -108,6 +116,8 @@ def _each(
             continue
         try:
             found[name] = measure(contest, name)
+        except MissingPackageError:
+            raise
         except ZooError as error:
             reasons[name] |= dict.fromkeys(keys, str(error))
     return found
@@ -145,7 +155,7 @@ def _dynamics(contest: Contest, name: EngineName) -> Dynamics:
         return nve(
             perfect_crystal(contest.recipe.structures.crystal, supercell),
             ZooCalculator(contest.engines[name]),
-            temperature_K=section.dynamics_temperature,
+            temperature_K=section.initial_temperature,
             timestep_fs=section.dynamics_timestep,
             steps=steps,
             generator=np.random.default_rng(contest.recipe.seed),
@@ -165,9 +175,10 @@ def _timing(contest: Contest) -> dict[str, Timing]:
     section = contest.recipe.evaluation
     return time_calls(
         {name: ZooCalculator(potential) for name, potential in contest.engines.items()},
-        perfect_crystal(contest.recipe.structures.crystal, section.dynamics_supercell),
+        perfect_crystal(contest.recipe.structures.crystal, section.timing_supercell),
         repeats=section.timing_repeats,
         generator=np.random.default_rng(contest.recipe.seed),
+        threads=section.timing_threads,
     )
 
 
@@ -209,7 +220,11 @@ def _figures(name: EngineName, measured: Measurements) -> Figures:
         values["drift_meV_atom_ps"] = measured.dynamics[name].drift_meV_atom_ps
         reasons |= {"drift_meV_atom_ps": measured.dynamics[name].reason or ""}
     values["ms_per_call"] = measured.timing[name].median_ms
-    return Figures.of({key: value for key, value in values.items() if value is not None}, reasons, "the labels lack it")
+    return Figures.of(
+        {key: value for key, value in values.items() if value is not None},
+        reasons,
+        "it could not be compared with the teacher",
+    )
 
 
 def _settings(contest: Contest, measured: Measurements) -> Settings:
@@ -230,9 +245,9 @@ def _settings(contest: Contest, measured: Measurements) -> Settings:
         ),
         dynamics={name: _dynamics_settings(contest.recipe, name, run) for name, run in measured.dynamics.items()},
         timing=TimingSettings(
-            atoms=len(perfect_crystal(crystal, section.dynamics_supercell)),
+            atoms=len(perfect_crystal(crystal, section.timing_supercell)),
             repeats=section.timing_repeats,
-            threads=torch.get_num_threads(),
+            threads=section.timing_threads,
             device=str(contest.student.device),
             dtype=str(contest.student.dtype).removeprefix("torch."),
             spread_ms={name: (timing.low_ms, timing.high_ms) for name, timing in measured.timing.items()},
@@ -246,7 +261,7 @@ def _dynamics_settings(recipe: Recipe, name: EngineName, run: Dynamics) -> Dynam
         atoms=len(perfect_crystal(recipe.structures.crystal, supercell)),
         steps=max(len(run.times_ps) - 1, 1),
         timestep_fs=recipe.evaluation.dynamics_timestep,
-        temperature_K=recipe.evaluation.dynamics_temperature,
+        temperature_K=recipe.evaluation.initial_temperature,
     )
 
 

@@ -27,7 +27,7 @@ QUANTITIES = (
     Quantity("energy_mae_meV_atom", "energy error", "meV/atom"),
     Quantity("force_mae_meV_A", "force error", "meV/Å"),
     Quantity("stress_mae_GPa", "stress error", "GPa"),
-    Quantity("hessian_mae_eV_A2", "Hessian error", "eV/Å²"),
+    Quantity("hessian_mae_eV_A2", "Hessian·v error", "eV/Å²"),
     Quantity("phonon_mae_THz", "phonon error", "THz"),
     Quantity("max_frequency_THz", "highest phonon", "THz"),
     Quantity("lattice_constant_A", "lattice constant", "Å"),
@@ -208,6 +208,12 @@ def _remarks(report: Report) -> list[str]:
         where = f" ({timing.atoms} atoms, {timing.threads} threads, {timing.device})" if timing else ""
         remarks.append(f"The student answers {times(report.speedup)} times as fast as its teacher{where}.")
     remarks.append("Errors are against the teacher. The twin is the same student trained without Hessians.")
+    runs = report.settings.dynamics
+    if len({(run.atoms, run.steps) for run in runs.values()}) > 1:
+        told = [
+            f"{engine} {run.atoms} atoms for {run.steps * run.timestep_fs / 1000:g} ps" for engine, run in runs.items()
+        ]
+        remarks.append(f"The drifts are of different runs: {listed(told)}.")
     remarks += [f"- {gap}" for gap in gaps(report)]
     return [line for remark in remarks for line in textwrap.wrap(remark, WIDTH, subsequent_indent="  ")]
 

@@ -1,0 +1,120 @@
+"""The folder in which a recipe is carried out, and what is known of its stages."""
+
+import fcntl
+import os
+import shutil
+import weakref
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+from zoo.artifact import DTYPES
+from zoo.config import Config, digest, read_json, write_json
+from zoo.errors import ConfigError, LabelError
+from zoo.files import atomic_write
+from zoo.recipe import Recipe, to_yaml
+from zoo.teachers import Teacher, load_teacher
+
+Stage = Literal["structures", "labels", "train", "twin", "evaluation", "model"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+# What a stage writes last: where it is missing, the stage is not done, whatever its record says.
+_LAST = {
+    "structures": ("manifest.json",),
+    "labels": ("train/manifest.json", "validation/manifest.json", "test/manifest.json"),
+    "train": ("model.safetensors",),
+    "twin": ("model.safetensors",),
+    "evaluation": ("report.json",),
+    "model": ("manifest.json",),
+}
+_FORMATS = {"structures": 1, "labels": 1, "train": 1, "twin": 1, "evaluation": 1, "model": 1}
+
+
+class StageRecord(Config):
+    """``stages/<stage>.json``: what a stage was made from, and whether it came to its end."""
+
+    inputs: str
+    done: bool
+
+
+class Run:
+    """A recipe and its folder. One process works in it at a time."""
+
+    def __init__(self, recipe: Recipe, folder: Path, *, replace: bool = False) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.replace = replace
+        self._claimed = False
+
+    @classmethod
+    def of(cls, recipe: Recipe, folder: Path | None = None, *, replace: bool = False) -> "Run":
+        """The run of a recipe, in ``runs/<family>/<engine>`` by default."""
+        return cls(recipe, folder or Path("runs") / recipe.name, replace=replace)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher, loaded when first asked for: a run that is done needs none."""
+        section, lock = self.recipe.teacher, self.recipe.lock
+        teacher = load_teacher(section.name, dtype=DTYPES[section.dtype])
+        if lock is not None and lock.teacher_weights_sha256 != teacher.weights_sha256:
+            raise LabelError(
+                f"the recipe is locked to weights {lock.teacher_weights_sha256[:12]}… of {section.name}, installed are "
+                f"{teacher.weights_sha256[:12]}…; install {lock.teacher_package}, or remove the lock from the recipe"
+            )
+        return teacher
+
+    def begin(self, stage: Stage, inputs: object) -> bool:
+        """Whether a stage has work to do. Raises ConfigError where its folder was made from other inputs."""
+        wanted = digest([_FORMATS[stage], inputs])
+        state = self.state(stage, wanted)
+        if state == "done":
+            return False
+        if state == "other" and not self.replace:
+            raise ConfigError(
+                f"{self.folder / stage} was made from another recipe or other inputs; pass --replace to delete "
+                "it and make it anew, or --run DIR to keep it and work elsewhere"
+            )
+        self._claim()
+        write_json(self._record(stage), StageRecord(inputs=wanted, done=False))
+        if state == "other" and stage != "model":  # which is replaced whole when the new one is ready
+            shutil.rmtree(self.folder / stage, ignore_errors=True)
+        atomic_write(self.folder / "recipe.yaml", to_yaml(self.recipe))
+        return True
+
+    def end(self, stage: Stage) -> None:
+        """Notes that a stage came to its end."""
+        record = self._record(stage)
+        write_json(record, read_json(StageRecord, record).model_copy(update={"done": True}))
+
+    def state(self, stage: Stage, wanted: str | None = None) -> Literal["to do", "begun", "done", "other"]:
+        """Where a stage stands; ``other`` is made from other inputs than ``wanted``, if that is given."""
+        record = self._record(stage)
+        if not record.exists():
+            return "to do"
+        found = read_json(StageRecord, record)
+        if wanted is not None and found.inputs != wanted:
+            return "other"
+        whole = all((self.folder / stage / path).exists() for path in _LAST[stage])
+        return "done" if found.done and whole else "begun"
+
+    def _record(self, stage: Stage) -> Path:
+        return self.folder / "stages" / f"{stage}.json"
+
+    def _claim(self) -> None:
+        """Keeps other processes out of the folder until this one ends, and sweeps what a killed one left half."""
+        if self._claimed:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR)
+        weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ConfigError(
+                f"another process works in {self.folder}; wait for it, or choose another --run"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        self._claimed = True
+        for path in self.folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
