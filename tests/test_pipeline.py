@@ -111,6 +111,25 @@ def test_a_change_of_the_training_keeps_the_labels(finished, tmp_path):
     assert json.loads(lines[-1])["step"] == 8
 
 
+def test_a_kill_while_old_files_are_replaced_mixes_nothing(finished, tmp_path, monkeypatch):
+    folder = copied(finished, tmp_path)
+    other = tiny_recipe(seed=8)
+    for step in ("write_json", "atomic_write"):
+
+        def stop(*arguments):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"zoo.run.{step}", stop)
+            with pytest.raises(KeyboardInterrupt):
+                make_structures(Run.of(other, folder, replace=True))
+    make_structures(Run.of(other, folder, replace=True))
+    make_structures(Run.of(other, tmp_path / "fresh"))
+    for path in (tmp_path / "fresh" / "structures").iterdir():
+        assert (folder / "structures" / path.name).read_bytes() == path.read_bytes()
+    assert not list(folder.glob(".*.tmp"))
+
+
 def test_labels_of_other_structures_are_never_overwritten_unasked(finished, tmp_path):
     folder = copied(finished, tmp_path)
     with pytest.raises(ConfigError, match="structures was made from another recipe"):

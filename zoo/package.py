@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from tqdm import tqdm
 
 import zoo
 from zoo.artifact import (
@@ -65,14 +66,18 @@ def package(
         figures=tuple(figures),
         teacher_citation=teacher.citation,
     )
-    with tempfile.TemporaryDirectory() as scratch:
+    bar = tqdm(total=3, desc="model folder", unit="step", delay=2)
+    with bar, tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / "model"
         files["README.md"] = render_card(context).encode()
         write_model_folder(draft, config=config, potential=student, probe=probe, files=files)
+        bar.update()
         digest = sha256_file(draft / "model.safetensors")
         output = run_snippet(context.snippet, draft, Path(scratch))
+        bar.update()
         files["README.md"] = _card(replace(context, weights_sha256=digest, snippet_output=output), draft)
-    write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
+        write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
+        bar.update()
 
 
 def _card(context: CardContext, draft: Path) -> bytes:

@@ -75,9 +75,11 @@ class Run:
                 "it and make it anew, or --run DIR to keep it and work elsewhere"
             )
         self._claim()
+        old = self.folder / f".{stage}.tmp"
+        if state == "other" and stage != "model" and (self.folder / stage).exists():
+            (self.folder / stage).replace(old)  # a model folder is replaced whole, when the new one is ready
         write_json(self._record(stage), StageRecord(inputs=wanted, done=False))
-        if state == "other" and stage != "model":  # which is replaced whole when the new one is ready
-            shutil.rmtree(self.folder / stage, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         atomic_write(self.folder / "recipe.yaml", to_yaml(self.recipe))
         return True
 
@@ -116,5 +118,5 @@ class Run:
         except OSError:  # a file system without locks
             pass
         self._claimed = True
-        for path in self.folder.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for path in list(self.folder.rglob(".*.tmp")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
