@@ -46,11 +46,12 @@ RECIPE = {
         "groups": [
             RATTLED | {"name": "train-a", "split": "train", "count": 24},
             RATTLED | {"name": "train-b", "split": "train", "count": 16},
-            RATTLED | {"name": "validation", "split": "validation", "count": 6},
-            RATTLED | {"name": "test", "split": "test", "count": 16},
+            RATTLED | {"name": "validation", "split": "validation", "count": 6, "supercell": [1, 1, 2]},
+            RATTLED | {"name": "test", "split": "test", "count": 16, "supercell": [2, 2, 1]},
         ],
     },
     "student": {"architecture": "painn", "elements": ["Si"], "channels": 32},
+    "loss": {"energy": 5, "force": 100, "stress": 500, "hessian": 20},
     "training": {"steps": 1500},
 }
 

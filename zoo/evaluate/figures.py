@@ -130,7 +130,7 @@ def _figure(width: float, height: float, title: str) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingPackageError("figures need matplotlib; pip install phonopy matplotlib") from error
+        raise MissingPackageError("figures need matplotlib; run: pip install matplotlib") from error
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)

@@ -103,7 +103,7 @@ def _phonopy(unitcell: Atoms, supercell: Supercell) -> "Phonopy":
         from phonopy.structure.atoms import PhonopyAtoms
         from phonopy.structure.cells import guess_primitive_matrix
     except ImportError as error:
-        raise MissingPackageError("phonons need phonopy; pip install phonopy matplotlib") from error
+        raise MissingPackageError("phonons need phonopy; run: pip install phonopy") from error
     cell = PhonopyAtoms(
         symbols=unitcell.get_chemical_symbols(),
         masses=unitcell.get_masses(),
