@@ -155,7 +155,7 @@ def test_outside_its_domain_an_engine_refuses_and_answers_when_asked_anyway(
     atoms = folders.cells(1)[0]
     act(atoms)
     for ask in (engine.predict, engine.hessian, engine.vibrations, engine.check_domain, _energy(engine)):
-        with pytest.raises(DomainError, match=f"{words}.*check_domain=False asks anyway") as error:
+        with pytest.raises(DomainError, match=f"{words}.*asks anyway") as error:
             ask(atoms)
         assert "\n" not in str(error.value)
     assert np.isfinite(float(free.predict(atoms)[0].energy))
@@ -184,7 +184,7 @@ def test_an_element_may_have_parameters_and_lie_outside_the_domain() -> None:
     engine = Engine(student, Provenance("a/b", "here", "MIT", "theory"), config=config)
     atoms = folders.cells(1)[0]
     atoms.symbols[3] = "O"
-    with pytest.raises(DomainError, match=r"a/b was made for Si, not for O; check_domain=False asks anyway"):
+    with pytest.raises(DomainError, match=r"a/b was made for Si, not for O; .*check_domain=False.* asks anyway"):
         engine.predict(atoms)
     assert Engine(student, engine.provenance, config=config, check_domain=False).predict(atoms)
 

@@ -248,6 +248,16 @@ def test_a_dry_run_touches_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_tells_what_would_be_refused(finished):
+    recipe = tiny_recipe(training__steps=8)
+    lines = outline(Run.of(recipe, finished)).splitlines()
+    assert "labels      done" in lines
+    assert "train       made from another recipe: refused, see --replace" in lines
+    assert "model       made from another recipe: refused, see --replace" in lines
+    assert "will be deleted and made anew" in outline(Run.of(recipe, finished, replace=True))
+    assert outline(Run.of(tiny_recipe(), finished)).count("done") == len(STAGES)
+
+
 def test_what_was_made_can_be_published_loaded_and_asked(finished, tmp_path):
     published = zoo.publish(finished / "model", hub=tmp_path / "hub")
     assert published.tag == "v1"

@@ -280,6 +280,8 @@ def _conditions(report: Report) -> Iterator[str]:
             f"Errors: {errors.structures} structures, {errors.atoms} atoms in all ({errors.description}); "
             f"the Hessian's is of components of H·v, {errors.probes} {errors.probe_kind} probes a structure."
         )
+        if errors.mean_force_meV_A is not None:
+            yield f"Scale: a component of a force in the test set is {errors.mean_force_meV_A:.0f} meV/Å on average."
     if crystal := settings.phonons:
         yield (
             f"Phonons: finite displacements of {crystal.displacement_A:g} Å in {crystal.atoms} atoms, "
@@ -288,7 +290,8 @@ def _conditions(report: Report) -> Iterator[str]:
     for engine, run in settings.dynamics.items():
         yield (
             f"Drift of the {engine}: {run.atoms} atoms, {run.steps * run.timestep_fs / 1000:g} ps in steps "
-            f"of {run.timestep_fs:g} fs, velocities drawn at {run.temperature_K:g} K."
+            f"of {run.timestep_fs:g} fs, velocities drawn at {run.temperature_K:g} K on perfect sites, "
+            "where half of it remains."
         )
     if timing := settings.timing:
         yield (

@@ -289,7 +289,8 @@ def check_command(name: str, as_json: bool, **options: Any) -> None:
     "temperature_K",
     default=300.0,
     show_default=True,
-    help="In K: of the thermostat, and of the first velocities where STRUCTURE has none.",
+    help="In K: of the thermostat, and of the first velocities where STRUCTURE has none (nve: half of it remains where "
+    "atoms start on perfect sites).",
 )
 @click.option("--timestep", "timestep_fs", default=1.0, show_default=True, help="In fs.")
 @click.option("--steps", default=1000, show_default=True, help="How many time steps.")

@@ -112,6 +112,8 @@ def _first_problem(error: ValidationError) -> str:
         text = f"unknown key '{where}'; check its spelling, or remove it"
     elif first["type"] == "missing":
         text = f"key '{where}' is missing"
+    elif first["type"] == "value_error":
+        text = f"'{where}': {first['ctx']['error']}"
     else:
         got = first.get("input")
         text = f"'{where}': {first['msg']}, got {str(got)[:80]!r}"

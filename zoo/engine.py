@@ -30,7 +30,7 @@ from zoo.vibrations import Vibrations, normal_modes
 # Atoms and edges that ``predict`` puts into one pass; a larger structure goes alone. In float32 on a CPU it
 # takes 0.1 GiB with a PaiNN of 64 channels and 2 layers, and 1.2 GiB with SevenNet-0.
 BATCH = 10_000
-_ANYWAY = "check_domain=False asks anyway"
+_ANYWAY = "zoo.load(..., check_domain=False), or zoo md --no-check-domain, asks anyway"
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,9 @@ def _check_frame(domain: Domain, atoms: Atoms, title: str) -> None:
     periodic = tuple(bool(flag) for flag in atoms.pbc)
     if periodic != domain.pbc:
         made_for = f"{title} was made for pbc={domain.pbc}"
-        raise DomainError(f"{atoms.symbols} has pbc={periodic}; {made_for}; set atoms.pbc, or {_ANYWAY}")
+        raise DomainError(
+            f"{atoms.symbols} has pbc={periodic}; {made_for}; surfaces and molecules are outside; {_ANYWAY}"
+        )
     if domain.volume_per_atom_A3 is None or not all(periodic):
         return
     low, high = domain.volume_per_atom_A3

@@ -159,7 +159,11 @@ def _not_found(
     found: EngineName | Repository, repository: Repository, hub: FolderHub | None
 ) -> UnknownNameError | NotReleasedError:
     unset = "no hub is set: pass hub='./hub' (--hub ./hub) or set ZOO_HUB=./hub"
-    where = f"{hub.root} has no {repository.id}" if hub else unset
+    where = unset if hub is None else f"{hub.root.resolve()} has no {repository.id}"
+    if hub is not None and not hub.root.is_dir():
+        return UnknownNameError(
+            f"there is no hub, no folder {hub.root.resolve()}; give the path of a hub, such as ./hub"
+        )
     if isinstance(found, Repository):
         return UnknownNameError(f"{where}; so far a hub is a folder, and nothing is fetched from huggingface.co")
     if found.name in entries():

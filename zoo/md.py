@@ -17,8 +17,8 @@ from ase.md.verlet import VelocityVerlet
 
 from zoo.errors import ConfigError, StructureError
 from zoo.evaluate.dynamics import drift_of
-from zoo.thermal import thermal_velocities
-from zoo.units import ASE_TIME_PER_FS
+from zoo.thermal import degrees_of_freedom, thermal_velocities
+from zoo.units import ASE_TIME_PER_FS, EV_PER_KELVIN
 
 Ensemble = Literal["nve", "nvt"]
 FRICTION = 0.01  # 1/fs, of Langevin dynamics
@@ -100,6 +100,8 @@ def check_output(trajectory: Path, *, overwrite: bool = False) -> None:
         raise ConfigError(f"{trajectory} is a folder; give --output a file, such as {trajectory / 'md.traj'}")
     if not trajectory.parent.is_dir():
         raise ConfigError(f"there is no folder {trajectory.parent}; make it, or choose another --output")
+    if trajectory.suffix != ".traj":
+        raise ConfigError(f"{trajectory} would be in ASE's format; name it {trajectory.with_suffix('.traj').name}")
     if trajectory.exists() and not overwrite:
         raise ConfigError(f"{trajectory} exists; choose another --output, or pass --overwrite")
 
@@ -134,4 +136,6 @@ def _integrator(atoms: Atoms, settings: Settings, random: np.random.Generator) -
 def _sample(atoms: Atoms, step: int, settings: Settings) -> Sample:
     potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
     time = step * settings.timestep_fs / 1000
-    return Sample(step, time, atoms.get_temperature(), float(potential), float(potential + kinetic))
+    freedom = degrees_of_freedom(len(atoms)) if settings.ensemble == "nve" else 3 * len(atoms)
+    temperature = 2 * kinetic / (freedom * EV_PER_KELVIN)
+    return Sample(step, time, float(temperature), float(potential), float(potential + kinetic))

@@ -34,10 +34,19 @@ from zoo.hub.catalogue import entries
 from zoo.licences import check_terms
 from zoo.package import package
 from zoo.recipe import Lock, Recipe, Split, to_yaml
-from zoo.run import STAGES, Run
+from zoo.run import STAGES, Run, Stage
 from zoo.students import Student, build_student
 from zoo.version import __version__
 
+# The parts of a recipe that a stage depends on beside those of the stages before it.
+_SECTIONS: dict[Stage, tuple[str, ...]] = {
+    "structures": ("structures", "seed", "teacher"),
+    "labels": ("labels",),
+    "train": ("student", "training", "loss"),
+    "twin": ("student", "training", "loss"),
+    "evaluation": ("evaluation",),
+    "model": ("name", "purpose", "subset", "licence"),
+}
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -194,13 +203,17 @@ def outline(run: Run) -> str:
 
 
 def _standing(run: Run) -> list[str]:
-    """A line a stage, and whether what is there was made from this recipe."""
+    """A line a stage: whether it is done, and whether what is there was made from this recipe."""
     meaning = {"to do": "to do", "begun": "begun, will go on", "done": "done"}
-    lines = [f"{stage:<11} {meaning[run.state(stage)]}" for stage in STAGES]
+    other = "made from another recipe: " + (
+        "will be deleted and made anew" if run.replace else "refused, see --replace"
+    )
     before = run.folder / "recipe.yaml"
-    if before.exists() and read_yaml(Recipe, before).digest != run.recipe.digest:
-        lines += [
-            "",
-            f"{before} is another recipe: stages whose section differs are refused, or made anew with --replace",
-        ]
+    earlier = read_yaml(Recipe, before) if before.exists() else run.recipe
+    lines, differs = [], False
+    for stage in STAGES:
+        here, there = (recipe.model_dump(include=set(_SECTIONS[stage])) for recipe in (run.recipe, earlier))
+        differs = differs or here != there
+        state = run.state(stage)
+        lines.append(f"{stage:<11} {other if differs and state != 'to do' else meaning[state]}")
     return lines

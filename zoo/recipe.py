@@ -168,7 +168,9 @@ class TrainingSection(Config):
     @model_validator(mode="after")
     def _falls(self) -> "TrainingSection":
         if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}, but there are only {self.steps} steps")
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, but there are only {self.steps} steps; set it lower"
+            )
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(f"final_learning_rate is above learning_rate, {self.learning_rate}")
         return self

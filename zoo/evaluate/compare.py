@@ -40,6 +40,7 @@ from zoo.evaluate.speed import Timing, time_calls
 from zoo.potential import Potential
 from zoo.recipe import Recipe
 from zoo.students import Student
+from zoo.units import MEV_PER_EV
 
 M = TypeVar("M")
 
@@ -233,6 +234,7 @@ def _settings(contest: Contest, measured: Measurements) -> Settings:
         accuracy=AccuracySettings(
             structures=len(contest.structures),
             atoms=sum(len(atoms) for atoms in contest.structures),
+            mean_force_meV_A=_mean_force(contest),
             probes=contest.recipe.labels.probes_per_structure,
             probe_kind=contest.recipe.labels.probes,
             description=_test_split(contest.recipe),
@@ -253,6 +255,11 @@ def _settings(contest: Contest, measured: Measurements) -> Settings:
             spread_ms={name: (timing.low_ms, timing.high_ms) for name, timing in measured.timing.items()},
         ),
     )
+
+
+def _mean_force(contest: Contest) -> float:
+    forces = torch.cat([label.forces for label in contest.labels])
+    return float(forces.abs().mean()) * MEV_PER_EV
 
 
 def _dynamics_settings(recipe: Recipe, name: EngineName, run: Dynamics) -> DynamicsSettings:

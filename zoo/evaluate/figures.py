@@ -28,7 +28,7 @@ _POINTS = 20_000  # of a scatter; more would only make the file larger
 
 def force_parity(path: Path, name: str, teacher: np.ndarray, others: Mapping[str, np.ndarray]) -> None:
     """Force components (atoms, 3) in eV/Å of each engine against the teacher's, one panel an engine."""
-    figure = _figure(3.6 * len(others), 3.9, f"{name}: forces of the test set")
+    figure = _figure(3.6 * len(others), 4.4, f"{name}: forces of the test set")
     limit = 1.05 * max(float(np.abs(values).max()) for values in (teacher, *others.values()))
     panels = figure.subplots(1, len(others), sharey=True, squeeze=False)[0]
     for panel, (engine, forces) in zip(panels, others.items(), strict=True):

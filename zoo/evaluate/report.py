@@ -82,6 +82,7 @@ class AccuracySettings(Config):
     structures: int = Field(ge=1)
     atoms: int = Field(ge=1)  # of all structures together
     probes: int = Field(ge=0)  # Hessian products of each structure
+    mean_force_meV_A: float | None = Field(None, ge=0)  # mean |component| of the labels: the scale of a force error
     probe_kind: str  # "rademacher" or "rows": a Hessian error is comparable with one of the same kind alone
     description: str  # what the test split is, in a phrase
 
@@ -209,7 +210,8 @@ def _remarks(report: Report) -> list[str]:
         remarks.append(f"The student answers {times(report.speedup)} times as fast as its teacher{where}.")
     remarks.append("Errors are against the teacher. The twin is the same student trained without Hessians.")
     runs = report.settings.dynamics
-    if len({(run.atoms, run.steps) for run in runs.values()}) > 1:
+    measured = any(getattr(report, engine).drift_meV_atom_ps is not None for engine in ENGINES)
+    if measured and len({(run.atoms, run.steps) for run in runs.values()}) > 1:
         told = [
             f"{engine} {run.atoms} atoms for {run.steps * run.timestep_fs / 1000:g} ps" for engine, run in runs.items()
         ]
