@@ -17,6 +17,7 @@ from ase.units import GPa
 
 from zoo.errors import IntegrityError, MissingPackageError, UnknownNameError
 from zoo.neighbors import build_graph
+from zoo.ops import deterministic
 from zoo.potential import Potential
 from zoo.teachers import Teacher, load_teacher, teacher_names
 
@@ -252,3 +253,23 @@ def test_no_teacher_is_imported_before_it_is_asked_for(monkeypatch: pytest.Monke
     monkeypatch.setattr(builtins, "__import__", noted)
     load_teacher("stillinger-weber/teacher")
     assert "sevenn" not in asked
+
+
+@pytest.mark.sevennet
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # e3nn compiles so
+def test_labels_are_the_same_each_time_with_several_threads() -> None:
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    potential = load_teacher("sevennet-0/teacher", dtype=torch.float32).potential
+    graph = build_graph(atoms, potential.cutoff, dtype=torch.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with deterministic():
+            answers = [potential.predict(graph, probes=torch.ones(1, len(atoms), 3)) for _ in range(6)]
+    finally:
+        torch.set_num_threads(before)
+    assert not torch.are_deterministic_algorithms_enabled()
+    for answer in answers[1:]:
+        assert torch.equal(answer.forces, answers[0].forces)
+        assert torch.equal(answer.hessian_products, answers[0].hessian_products)

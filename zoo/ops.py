@@ -5,6 +5,8 @@ is correct, and finite, to the third.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -37,6 +39,24 @@ def torch_scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
 
     summed: Tensor = torch_scatter.scatter(values, index, dim=0, dim_size=size, reduce="sum")
     return summed
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """PyTorch's deterministic algorithms for the time of a block; what was set before comes back.
+
+    With several threads, SevenNet's forces otherwise differ in their last digit from call to call, and trajectories
+    and trainings grow apart from there.
+    """
+    before, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 @cache

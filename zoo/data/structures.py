@@ -18,6 +18,7 @@ from zoo.config import canonical_json
 from zoo.errors import DivergedError, IntegrityError, ZooError
 from zoo.files import atomic_write, sha256_file
 from zoo.neighbors import check_structure
+from zoo.ops import deterministic
 from zoo.recipe import Crystal, DynamicsGroup, Group, RattledGroup, Split, UnitCell
 from zoo.thermal import thermal_velocities
 from zoo.units import ASE_TIME_PER_FS
@@ -75,7 +76,8 @@ def trajectory(crystal: Crystal, group: DynamicsGroup, seed: int, calculator: Ca
     steps = [group.settle, *[group.interval] * group.count]
     for number, count in enumerate(tqdm(steps, desc=f"dynamics {group.name}", unit="frame", delay=2)):
         try:
-            dynamics.run(count)
+            with deterministic():
+                dynamics.run(count)
         except ZooError as error:
             raise DivergedError(
                 f"group {group.name}: its dynamics exploded ({error}); lower its temperature or its timestep"

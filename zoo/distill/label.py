@@ -11,6 +11,7 @@ from zoo.data.labels import Label, LabelPlan, Labels, begin, draw_probes, finish
 from zoo.data.structures import structure_digest
 from zoo.errors import DivergedError
 from zoo.neighbors import build_graph
+from zoo.ops import deterministic
 from zoo.recipe import LabelsSection, Precision
 from zoo.teachers import Teacher
 
@@ -61,7 +62,8 @@ def _label(atoms: Atoms, number: int, teacher: Teacher, plan: LabelPlan) -> Labe
     potential = teacher.potential
     graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
     probes = draw_probes(plan, plan.structures[number], len(atoms))
-    answer = potential.predict(graph, stress=True, probes=probes.to(potential.device, potential.dtype)).cpu()
+    with deterministic():
+        answer = potential.predict(graph, stress=True, probes=probes.to(potential.device, potential.dtype)).cpu()
     assert answer.forces is not None
     assert answer.stress is not None
     assert answer.hessian_products is not None
