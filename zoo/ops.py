@@ -4,6 +4,7 @@ Forces are a first derivative, Hessian products a second, the gradient of a loss
 is correct, and finite, to the third.
 """
 
+import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def deterministic() -> Iterator[None]:
 def _has_torch_scatter() -> bool:
     """Whether torch-scatter works; one that was compiled for another PyTorch is there and raises when imported."""
     try:
-        import torch_scatter  # noqa: F401  # lazy: as above
+        importlib.import_module("torch_scatter")  # lazy: as above
     except (ImportError, OSError, RuntimeError):
         return False
     return True
