@@ -1,11 +1,15 @@
-"""What all tests share: one thread, fixed seeds, and reasons for what is skipped."""
+"""What all tests share: one thread, fixed seeds, no network but loopback, and reasons for what is skipped."""
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
+
+from hub_server import HubServer
 
 _OPTIONAL = {  # marker -> package, how to get it
     "sevennet": ("sevenn", "pip install sevenn"),
@@ -15,6 +19,8 @@ _OPTIONAL = {  # marker -> package, how to get it
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    if huggingface_hub.constants.is_offline_mode():  # the client reads the variable once, when it is imported
+        raise pytest.UsageError("HF_HUB_OFFLINE is set, which keeps the client from the tests' own hub; unset it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +41,28 @@ def _required() -> set[str]:
     if unknown := required - set(_OPTIONAL):
         raise pytest.UsageError(f"ZOO_REQUIRE names {', '.join(sorted(unknown))}; known are {', '.join(_OPTIONAL)}")
     return required
+
+
+@pytest.fixture(autouse=True)
+def no_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub, token or cache of this machine; a test that wants a server asks for it."""
+    for name in ("ZOO_HUB", "ZOO_NAMESPACE", "ZOO_HUB_TOKEN", "ZOO_HUB_TIMEOUT", "HF_ENDPOINT", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub over HTTP that zoo publishes to and loads from, as the user me."""
+    with HubServer(users={"token-of-me": "me", "token-of-you": "you"}) as hub:
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setenv("ZOO_HUB", hub.endpoint)
+        monkeypatch.setenv("ZOO_HUB_TOKEN", "token-of-me")
+        monkeypatch.setenv("ZOO_NAMESPACE", "me")
+        monkeypatch.setattr("zoo.hub.client._PAUSES", (0.01, 0.02))
+        yield hub
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import structures as scenes
 import torch
+import yaml
 from ase import Atoms
 from ase.build import bulk
 
@@ -17,17 +18,13 @@ from zoo.artifact import (
     probe_predictions,
     write_model_folder,
 )
+from zoo.files import sha256_file
+from zoo.licences import TERMS
 from zoo.students import PaiNN
 from zoo.teachers import load_teacher
 
 NAME = "sevennet-0/silicon-student"
-CARD = b"---\nlicense: mit\n---\n# A tiny engine\n"
-DOCUMENTS = {
-    "README.md": CARD,
-    "recipe.yaml": b"name: x\n",
-    "report.json": b"{}\n",
-    "figures/parity.png": b"\x89PNG",
-}
+BODY = "# A tiny engine\n\n![Its forces.](figures/parity.png)\n"
 
 
 def cells(count: int = 2, size: int = 1) -> list[Atoms]:
@@ -80,6 +77,52 @@ def config_of(student: PaiNN, **changes: object) -> ArtifactConfig:
     return ArtifactConfig(**(values | changes))
 
 
+def card_of(config: ArtifactConfig, weights_sha256: str = "5" * 64) -> bytes:
+    """A short card that says of an engine what its config says."""
+    block = {
+        "schema": 1,
+        "name": config.name,
+        "purpose": "To be tested",
+        "subset": "silicon",
+        "level_of_theory": config.lineage.level_of_theory,
+        "licence_code": "MIT",
+        "licence_weights": config.licence,
+        "elements": list(config.domain.elements),
+        "teacher": {
+            "name": config.lineage.teacher,
+            "weights_sha256": config.lineage.teacher_weights_sha256,
+            "licence": config.lineage.teacher_licence_weights,
+        },
+        "data": [source.model_dump() for source in config.lineage.data],
+        "recipe": {"sha256": config.lineage.recipe_sha256},
+        "structures_sha256": config.lineage.structures_sha256,
+        "labels_sha256": config.lineage.labels_sha256,
+        "domain": config.domain.model_dump(mode="json"),
+        "weights": {
+            "file": "model.safetensors",
+            "sha256": weights_sha256,
+            "dtype": config.dtype,
+            "parameters": config.parameters,
+        },
+        "probe": {"file": "probe.safetensors", "tolerance": config.probe_tolerance.model_dump()},
+        "metrics": {},
+    }
+    keys = TERMS[config.licence].card_keys if config.licence in TERMS else {"license": config.licence.lower()}
+    if config.lineage.teacher_terms:
+        keys["extra_gated_prompt"] = config.lineage.teacher_terms
+    data = {"library_name": "zoo", "pipeline_tag": "graph-ml", **keys, "tags": ["mlip"], "zoo": block}
+    return f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{BODY}".encode()
+
+
+CARD = card_of(config_of(scenes.tiny_painn("Si", seed=7)))
+DOCUMENTS = {
+    "README.md": CARD,
+    "recipe.yaml": b"name: x\n",
+    "report.json": b"{}\n",
+    "figures/parity.png": b"\x89PNG",
+}
+
+
 def probe_of(student: PaiNN) -> Probe:
     structures = [*cells(1), *cells(1, size=2)]
     generator = torch.Generator().manual_seed(5)
@@ -92,8 +135,10 @@ def probe_of(student: PaiNN) -> Probe:
 def make_folder(folder: Path, *, seed: int = 7, **changes: object) -> Path:
     """A whole model folder around a tiny PaiNN drawn from ``seed``."""
     student = scenes.tiny_painn("Si", seed=seed)
-    config = config_of(student, **changes)
-    write_model_folder(folder, config=config, potential=student, probe=probe_of(student), files=DOCUMENTS)
+    config, probe, files = config_of(student, **changes), probe_of(student), dict(DOCUMENTS)
+    write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
+    files["README.md"] = card_of(config, sha256_file(folder / "model.safetensors"))
+    write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
     return folder
 
 

@@ -9,10 +9,15 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from test_report import example_report
 
-from zoo.artifact import ArtifactConfig, Domain, Lineage
-from zoo.card import WIDTH, CardContext, lint_card, render_card, template_path
+from zoo.artifact import ArtifactConfig, DataSource, Domain, Lineage
+from zoo.card import WIDTH, CardContext, render_card, template_path
 from zoo.config import parse
-from zoo.errors import LicenceError
+from zoo.errors import ConfigError, LicenceError
+from zoo.evaluate.report import REFERENCE, Figures
+from zoo.hub.card_data import parse_card
+from zoo.hub.card_lint import lint_card
+from zoo.hub.catalogue import entries
+from zoo.licences import TERMS
 from zoo.recipe import Recipe
 from zoo.students import PaiNNConfig
 
@@ -23,7 +28,7 @@ import zoo
 from ase.build import bulk
 
 atoms = bulk("Si", cubic=True)
-atoms.calc = zoo.load("{NAME}").calculator()
+atoms.calc = zoo.load("{NAME}", hub="./hub").calculator()
 print(f"{{atoms.get_potential_energy():.3f}} eV")
 """
 RATTLED = {
@@ -56,6 +61,25 @@ RECIPE = {
 }
 
 
+LINEAGE: dict[str, Any] = {
+    "recipe_sha256": "a" * 64,
+    "structures_sha256": "b" * 64,
+    "labels_sha256": "c" * 64,
+    "teacher": "stillinger-weber/teacher",
+    "teacher_weights_sha256": "d" * 64,
+    "teacher_licence_weights": "CC0-1.0",
+    "level_of_theory": "Stillinger-Weber 1985, empirical",
+    "seed": 1,
+    "steps": 1500,
+    "code_version": "0.1.0",
+}
+FAIR = "LicenseRef-FAIR-Chemistry-v1"
+GATED = {
+    "teacher_licence_weights": FAIR,
+    "teacher_terms": '1. Do no harm, "they" said; don\'t.\n\n2. Tell ${others}: ' + "so " * 60,
+}
+
+
 def example_context(**changes: Any) -> CardContext:
     recipe = parse(Recipe, RECIPE, "recipe")
     config = ArtifactConfig(
@@ -70,18 +94,7 @@ def example_context(**changes: Any) -> CardContext:
             max_atoms_trained=16,
             description="Silicon in the diamond structure, strained by up to 3 % and rattled by up to 0.2 Å.",
         ),
-        lineage=Lineage(
-            recipe_sha256="a" * 64,
-            structures_sha256="b" * 64,
-            labels_sha256="c" * 64,
-            teacher="stillinger-weber/teacher",
-            teacher_weights_sha256="d" * 64,
-            teacher_licence_weights="CC0-1.0",
-            level_of_theory="Stillinger-Weber 1985, empirical",
-            seed=1,
-            steps=1500,
-            code_version="0.1.0",
-        ),
+        lineage=Lineage(**(LINEAGE | changes.pop("lineage", {}))),
         dtype="float32",
         parameters=61234,
     )
@@ -117,21 +130,111 @@ def test_a_card_has_nothing_to_complain_about(folder: Path) -> None:
     assert lint_card(render_card(example_context()), folder) == []
 
 
-def test_the_hub_reads_the_front_matter_and_gives_it_back() -> None:
-    card = render_card(example_context())
-    data = ModelCard(card).data
+CONTEXTS = {
+    "plain": {},
+    "licence of its own": {"licence": FAIR, "lineage": GATED},
+    "with data": {"licence": "CC-BY-4.0", "lineage": {"data": (DataSource(name="crystals", licence="CC-BY-4.0"),)}},
+}
+
+
+@pytest.mark.parametrize("changes", CONTEXTS.values(), ids=CONTEXTS)
+def test_the_stock_client_reads_every_card_and_gives_back_the_same_numbers(
+    changes: dict[str, Any], folder: Path
+) -> None:
+    context = example_context(**changes)
+    card = render_card(context)
+    assert lint_card(card, folder) == []
+    written = front_matter(card)
+    data = ModelCard(card, ignore_metadata_errors=False).data
     assert isinstance(data, ModelCardData)
-    assert (data.library_name, data.pipeline_tag, data.license) == ("zoo", "graph-ml", "mit")
-    assert data.model_name == NAME
+    assert (data.library_name, data.pipeline_tag, data.model_name) == ("zoo", "graph-ml", NAME)
+    assert {key: data.get(key) for key in TERMS[context.config.licence].card_keys} == TERMS[
+        context.config.licence
+    ].card_keys
     assert data.eval_results is not None
-    results = {result.metric_type: result for result in data.eval_results}
-    assert results["forces_mae"].metric_value == 63.2
-    assert results["forces_mae"].metric_name == "Force MAE (meV/Å)"
-    assert results["forces_mae"].dataset_split == "test"
-    assert all(type(result.metric_value) is float for result in results.values())
-    again = yaml.safe_load(data.to_yaml())
-    assert again["zoo"] == front_matter(card)["zoo"]
-    assert again["tags"] == front_matter(card)["tags"]
+    (result,) = written["model-index"][0]["results"]
+    read = {(one.metric_type, one.metric_name): one.metric_value for one in data.eval_results}
+    assert read == {(metric["type"], metric["name"]): metric["value"] for metric in result["metrics"]}
+    assert all(type(value) is float and math.isfinite(value) for value in read.values())
+    assert {one.dataset_split for one in data.eval_results} == {"test"}
+    assert yaml.safe_load(data.to_yaml()) == written
+
+
+def test_the_same_figures_stand_in_the_model_index_and_in_the_zoo_block() -> None:
+    card = render_card(example_context())
+    block = parse_card(card).zoo
+    assert block is not None
+    student = example_report().student
+    assert block.metrics == student.model_dump(exclude={"reasons"}, exclude_none=True)
+    (result,) = front_matter(card)["model-index"][0]["results"]
+    assert {metric["value"] for metric in result["metrics"]} <= set(block.metrics.values())
+
+
+def test_a_program_reads_what_was_written() -> None:
+    context = example_context(lineage={"data": (DataSource(name="crystals", licence="CC0-1.0"),)})
+    read = parse_card(render_card(context))
+    assert read.zoo is not None
+    assert read.zoo.domain == context.config.domain
+    assert read.zoo.probe.tolerance == context.config.probe_tolerance
+    assert read.zoo.data == context.config.lineage.data
+    assert (read.licence, read.base_model, read.new_version) == ("mit", (), None)
+    assert "teacher:stillinger-weber" in read.tags
+    assert read.body.lstrip().startswith(f"# {NAME}\n")
+
+
+def test_elements_stand_in_the_order_of_their_atomic_numbers() -> None:
+    context = example_context()
+    domain = context.config.domain.model_copy(update={"elements": ("C", "H", "Si")})
+    card = render_card(replace(context, config=context.config.model_copy(update={"domain": domain})))
+    assert front_matter(card)["zoo"]["elements"] == ["H", "C", "Si"]
+
+
+def test_a_purpose_over_several_lines_becomes_one() -> None:
+    recipe = parse(Recipe, RECIPE | {"purpose": "One thing,\n  and\u00a0another."}, "recipe")
+    assert front_matter(render_card(example_context(recipe=recipe)))["zoo"]["purpose"] == "One thing, and another."
+
+
+def test_a_purpose_that_no_table_holds_is_refused() -> None:
+    recipe = parse(Recipe, RECIPE | {"purpose": "long " * 1000}, "recipe")
+    with pytest.raises(ConfigError, match=r"purpose.*not one line"):
+        render_card(example_context(recipe=recipe))
+
+
+def test_a_domain_that_is_described_by_the_purpose_is_not_described_twice() -> None:
+    context = example_context()
+    same = context.config.domain.model_copy(update={"description": context.recipe.purpose})
+    card = render_card(replace(context, config=context.config.model_copy(update={"domain": same})))
+    assert card.split("---\n", 2)[2].count(context.recipe.purpose) == 1
+
+
+def test_the_teachers_own_repository_is_the_base_model(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    name = LINEAGE["teacher"]
+    entry = entries()[name].model_copy(update={"base_model": "owner/model"})
+    monkeypatch.setattr("zoo.card.entries", lambda: {name: entry})
+    card = render_card(example_context())
+    assert front_matter(card)["base_model"] == "owner/model"
+    assert parse_card(card).base_model == ("owner/model",)
+    assert lint_card(card, folder) == []
+
+
+def test_what_a_gated_teacher_asks_for_is_repeated() -> None:
+    card = render_card(example_context(licence=FAIR, lineage=GATED))
+    data, body = front_matter(card), card.split("---\n", 2)[2]
+    assert data["extra_gated_prompt"] == GATED["teacher_terms"]
+    assert parse_card(card).terms == GATED["teacher_terms"]
+    assert '> 1. Do no harm, "they" said; don\'t.\n>\n> 2. Tell ${others}: so so' in body
+    quoted = [line.removeprefix(">") for line in body.splitlines() if line.startswith(">")]
+    assert " ".join(" ".join(quoted).split()) == " ".join(GATED["teacher_terms"].split())
+    assert "extra_gated_prompt" not in front_matter(render_card(example_context()))
+
+
+def test_nothing_measured_is_no_model_index(folder: Path) -> None:
+    nothing = Figures.of({}, {}, otherwise="not asked for")
+    report = example_report().model_copy(update={"student": nothing, "speedup": None})
+    card = render_card(example_context(report=report))
+    assert "model-index" not in front_matter(card)
+    assert lint_card(card, folder) == []
+    assert REFERENCE not in card
 
 
 def test_the_zoo_block_says_what_a_program_needs() -> None:
@@ -178,49 +281,38 @@ def test_prose_fits_a_terminal_and_tables_line_up() -> None:
         assert len({len(line) for line in block.splitlines()}) == 1
 
 
-def test_a_licence_that_the_hub_does_not_know_needs_a_link(folder: Path) -> None:
-    with pytest.raises(LicenceError, match="licence_name and licence_link"):
-        render_card(example_context(licence="ASL"))
-    link = "https://github.com/gabor1/ASL"
-    card = render_card(example_context(licence="ASL", licence_name="asl", licence_link=link))
-    data = front_matter(card)
-    assert (data["license"], data["license_name"], data["license_link"]) == ("other", "asl", link)
-    assert f"[asl]({link})" in card
-    assert lint_card(card, folder) == []
+def test_a_licence_that_the_hub_does_not_know_is_named_and_linked() -> None:
+    card = render_card(example_context(licence=FAIR, lineage=GATED))
+    data, terms = front_matter(card), TERMS[FAIR]
+    assert (data["license"], data["license_name"], data["license_link"]) == ("other", "fair-chemistry-v1", terms.url)
+    assert f"[{terms.name}]({terms.url})" in " ".join(card.split())
+
+
+def test_a_licence_that_zoo_does_not_know_is_refused() -> None:
+    with pytest.raises(LicenceError, match="zoo does not know the licence 'WTFPL'"):
+        render_card(example_context(licence="WTFPL"))
+
+
+def test_the_licence_section_names_all_whose_terms_hold() -> None:
+    data = (DataSource(name="crystals", licence="CC-BY-4.0"),)
+    plain = " ".join(render_card(example_context(licence="CC-BY-4.0", lineage={"data": data})).split())
+    link = "[CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/)"
+    assert f"The weights are under {link}; those of its teacher, `stillinger-weber/teacher`, under [CC0-1.0]" in plain
+    assert f"The data set crystals is under {link}." in plain
+    assert "were generated" not in plain
+    assert "The structures were generated" in " ".join(render_card(example_context()).split())
+
+
+def test_the_card_says_how_to_load_from_any_hub() -> None:
+    plain = " ".join(render_card(example_context()).split())
+    for words in (
+        "a folder, or the URL of a server",
+        "`ZOO_HUB`",
+        "huggingface.co",
+        'zoo.load("hf://owner/repository")',
+    ):
+        assert words in plain
 
 
 def test_the_template_is_found() -> None:
     assert template_path("student").is_file()
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "complaint"),
-    [
-        ("library_name: zoo\n", "", "lacks library_name"),
-        ("license: mit", "license: other", "license_name and license_link must be there"),
-        ("license: mit", "license: mine", "knows no license 'mine'"),
-        ("pipeline_tag: graph-ml", "pipeline_tag: text-generation", "expected graph-ml"),
-        ("value: 63.2", "value: .nan", "leave out what was not measured"),
-        ("value: 63.2", "value: '63.2'", "expected a number"),
-        ("value: 63.2", "value: !!python/name:os.system ''", "not plain YAML"),
-        ("## Limits", "## Limits\n\n${speed}", "a placeholder was left: ${speed}"),
-        ("## Limits", "## Limits\n\nTODO", "a placeholder was left: TODO"),
-        ("   63.20 |", "     nan |", "the text says nan"),
-        ("(figures/force_parity.png)", "(figures/none.png)", "figures/none.png leads nowhere"),
-        ("(figures/force_parity.png)", "(../secret.png)", "leads out of the folder"),
-        ("(figures/force_parity.png)", "(/etc/passwd)", "leads out of the folder"),
-        ("---\nlibrary_name", "library_name", "no front matter"),
-        (f"# {NAME}", NAME, "does not begin with a title"),
-    ],
-)
-def test_the_lint_finds(folder: Path, old: str, new: str, complaint: str) -> None:
-    card = render_card(example_context())
-    assert old in card
-    found = lint_card(card.replace(old, new, 1), folder)
-    assert len(found) == 1
-    assert complaint in found[0]
-
-
-def test_every_number_of_the_front_matter_is_finite() -> None:
-    metrics = front_matter(render_card(example_context()))["model-index"][0]["results"][0]["metrics"]
-    assert all(math.isfinite(metric["value"]) for metric in metrics)

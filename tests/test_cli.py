@@ -3,7 +3,9 @@
 import errno
 import json
 import shutil
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -14,9 +16,23 @@ from click.testing import CliRunner
 
 from recipes import write_tiny
 from zoo.cli import main
+from zoo.errors import ZooWarning
 
 STUDENT = "stillinger-weber/tiny-student"
-COMMANDS = ("distill", "label", "train", "evaluate", "publish", "list", "check", "md")
+COMMANDS = (
+    "card",
+    "check",
+    "distill",
+    "evaluate",
+    "gallery",
+    "info",
+    "label",
+    "list",
+    "md",
+    "publish",
+    "pull",
+    "train",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +60,6 @@ def refusal(result) -> str:
     return line
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch):
-    for name in ("ZOO_HUB", "ZOO_NAMESPACE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def silicon(folder: Path) -> Path:
     atoms = bulk("Si", "diamond", a=5.43, cubic=True)
     ase.io.write(folder / "si.xyz", atoms)
@@ -69,10 +79,6 @@ def test_help_fits_a_terminal_and_no_summary_is_cut():
         output = ask(*(argument for argument in (command, "--help"))).output
         assert max(len(line) for line in output.splitlines()) <= 80
         assert "..." not in output.partition("Commands:")[2]
-
-
-def test_the_help_of_public_says_what_a_folder_cannot():
-    assert "no private repositories" in " ".join(ask("publish", "--help").output.split())
 
 
 @pytest.mark.parametrize(
@@ -148,8 +154,94 @@ def test_the_list_is_a_table_of_100_columns(made, monkeypatch):
 
 def test_what_a_hub_says_cannot_write_to_the_terminal(monkeypatch):
     row = {"name": "mine/engine", "status": "published", "licence_weights": None, "purpose": "a\nb\x1b[2Jc"}
-    monkeypatch.setattr("zoo.cli.listing", lambda hub, namespace: [row])
+    monkeypatch.setattr("zoo.cli.listing", lambda **_: [row])
     assert ask("list").output.splitlines()[1] == "mine/engine  published  -        a b [2Jc"
+
+
+def test_list_chooses_by_element_subset_and_commercial_use(made):
+    def names(*choice: str) -> set[str]:
+        return {row["name"] for row in json.loads(ask("list", "--json", "--hub", made / "hub", *choice).output)}
+
+    everything = names()
+    assert {STUDENT, "sevennet-0/teacher", "stillinger-weber/teacher"} <= everything
+    assert names("--element", "Si") == names("--commercial") == everything
+    assert (
+        names("--element", "Cu")
+        == names("--element", "Cu", "--element", "Si")
+        == {
+            "sevennet-0/teacher",
+            "sevennet-l3i5/teacher",
+        }
+    )
+    assert names("--subset", "SILICON") == {STUDENT, "sevennet-0/silicon-student"}
+    assert "zoo list shows all" in ask("list", "--subset", "iodine").output
+    assert "'Sx' is no element" in refusal(ask("list", "--element", "Sx"))
+
+
+def test_info_says_what_an_engine_is_in_text_and_json(made):
+    lines = ask("info", STUDENT, "--hub", made / "hub").output.splitlines()
+    assert lines[0] == STUDENT
+    facts = {line[2:25].strip(): line[25:].strip() for line in lines[1:]}
+    assert facts["version"] == "v1"
+    assert facts["commercial use"] == "allowed"
+    row = json.loads(ask("info", f"{STUDENT}@v1", "--hub", made / "hub", "--json").output)
+    assert f"{row['metrics']['force_mae_meV_A']:.4g} meV/Å" in facts.values()
+    assert row["parameters"] > 0
+    here = json.loads(ask("info", made / "run" / "model", "--json").output)
+    assert (here["status"], here["metrics"]) == ("folder", row["metrics"])
+    assert "package" in ask("info", "sevennet-0/teacher").output
+
+
+def test_card_is_shown_as_text_and_as_it_is(made):
+    shown = ask("card", STUDENT, "--hub", made / "hub")
+    assert shown.exit_code == 0, shown.output
+    assert STUDENT in shown.output.splitlines()[0]
+    assert "pipeline_tag" not in shown.output
+    assert "\x1b" not in shown.output
+    assert "[figure: " in shown.output
+    raw = ask("card", STUDENT, "--hub", made / "hub", "--raw").output
+    assert raw == (made / "run" / "model" / "README.md").read_text()
+    assert "has no card; run: zoo info" in refusal(ask("card", "sevennet-0/teacher"))
+
+
+@pytest.mark.parametrize("to", ["there", "there.tar"])
+def test_what_was_pulled_is_a_hub_elsewhere(to, made, tmp_path, monkeypatch):
+    done = ask("pull", STUDENT, "--hub", made / "hub", "--to", tmp_path / to)
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1].endswith("export ZOO_HUB=$PWD/there")
+    if to.endswith(".tar"):
+        subprocess.run(["tar", "-xf", to], cwd=tmp_path, check=True)
+    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "there"))
+    check = ask("check", f"{STUDENT}@v1", "--device", "cpu")
+    assert check.exit_code == 0, check.output
+
+
+def test_pull_says_what_it_cannot_fetch(made, tmp_path):
+    assert "pip download sevenn" in refusal(ask("pull", "sevennet-0/teacher"))
+    assert "is a folder" in refusal(ask("pull", "./x"))
+    assert ask("pull").exit_code == 2
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refusal(ask("pull", STUDENT, "--hub", made / "hub", "--to", tmp_path / "file"))
+
+
+def test_the_gallery_has_a_page_a_card(made, tmp_path):
+    done = ask("gallery", tmp_path / "site", "--hub", made / "hub")
+    assert done.exit_code == 0, done.output
+    assert f"{STUDENT}.html" in (tmp_path / "site" / "index.html").read_text()
+    page = (tmp_path / "site" / f"{STUDENT}.html").read_text()
+    assert "stillinger-weber/teacher" in page
+    assert list((tmp_path / "site").rglob("*.png"))
+
+
+def test_a_note_of_zoo_is_one_line_on_stderr(monkeypatch):
+    def noted(**_: object) -> list:
+        warnings.warn("old news", ZooWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr("zoo.cli.listing", noted)
+    result = ask("list")
+    assert result.stderr == "zoo: note: old news\n"
+    assert "old news" not in result.stdout
 
 
 def test_check_recomputes_the_probe(made):

@@ -1,6 +1,7 @@
 """From a name to an engine: what is found, what is refused, and what is never touched on the way."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import CapabilityError, ConfigError, IntegrityError, NotReleasedError, UnknownNameError
-from zoo.load import listing, load, names
+from zoo.errors import CapabilityError, ConfigError, HubError, IntegrityError, NotReleasedError, UnknownNameError
+from zoo.listing import listing
+from zoo.load import load, names
 from zoo.publish import publish
 
 ROOT = Path(__file__).parent.parent
@@ -27,12 +29,6 @@ def hub(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("hubs") / "hub"
     publish(folder, place, namespace="mlff-zoo")
     return place
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ZOO_HUB", "ZOO_NAMESPACE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_name_a_pin_an_address_and_a_folder_give_the_same_engine(folder: Path, hub: Path) -> None:
@@ -129,14 +125,21 @@ def test_what_is_nowhere_is_an_error_that_says_so(hub: Path, tmp_path: Path) -> 
         load(tmp_path / "nothing")
     with pytest.raises(UnknownNameError, match="has no someone/thing"):
         load("hf://someone/thing", hub=hub)
-    with pytest.raises(UnknownNameError, match=r"no hub is set.*nothing is fetched from huggingface.co"):
+    with pytest.raises(HubError, match=r"someone/thing of huggingface\.co was not fetched .* HF_HUB_OFFLINE is set"):
         load("hf://someone/thing")
     with pytest.raises(UnknownNameError, match="revision v7; it has main, v1"):
         load(f"{folders.NAME}@v7", hub=hub)
     with pytest.raises(NotReleasedError, match="has no other/"):
         load(folders.NAME, hub=hub, namespace="other")
-    with pytest.raises(ConfigError, match="hubs are folders so far"):
-        load(folders.NAME, hub="http://localhost:8080")
+    with pytest.raises(NotReleasedError, match="without a version"):
+        load(folders.NAME, hub=_untagged(hub, tmp_path / "untagged"))
+
+
+def _untagged(hub: Path, copy: Path) -> Path:
+    shutil.copytree(hub, copy, symlinks=True)
+    for tag in copy.glob("*/refs/v1"):
+        tag.unlink()
+    return copy
 
 
 def test_two_meanings_are_an_error(folder: Path, hub: Path) -> None:
@@ -202,8 +205,7 @@ def test_names_are_those_of_the_catalogue_and_of_the_hub(hub: Path, tmp_path: Pa
 
 def test_an_engine_of_the_catalogue_is_published_once_it_is_on_the_hub(folder: Path, tmp_path: Path) -> None:
     hub = tmp_path / "hub"
-    mine = folders.make_folder(tmp_path / "model", name="mine/engine")
-    for model in (folder, mine):
+    for model in (folder, folders.make_folder(tmp_path / "model", name="mine/engine")):
         publish(model, hub)
     before, after = ({row["name"]: row for row in listing(place)} for place in (None, hub))
     assert (list(before), list(after)) == (names(), names(hub))
@@ -211,14 +213,14 @@ def test_an_engine_of_the_catalogue_is_published_once_it_is_on_the_hub(folder: P
     for name, row in after.items():
         assert row["status"] == ("published" if name in (folders.NAME, "mine/engine") else before[name]["status"])
         assert row.keys() == before[folders.NAME].keys()
-    assert after[folders.NAME]["purpose"] == before[folders.NAME]["purpose"]
-    assert after["mine/engine"]["purpose"] == "rattled diamond silicon"
-    assert after["mine/engine"]["licence_weights"] == "MIT"
-    assert after["mine/engine"]["elements"] == "Si"
+    mine = after["mine/engine"]
+    assert (mine["licence_weights"], mine["commercial"], mine["elements"]) == ("MIT", True, ["Si"])
+    assert (mine["version"], mine["repository"]) == ("v1", "mlff-zoo/mine_engine")
+    assert mine["teacher"] == "stillinger-weber/teacher"
     assert listing(hub, namespace="other") == listing()
 
 
-@pytest.mark.parametrize("spoilt", ["config.json", "refs/main", "name"])
+@pytest.mark.parametrize("spoilt", ["README.md", "refs/main", "name"])
 def test_an_engine_that_cannot_be_read_is_listed_without_its_licence(spoilt: str, folder: Path, tmp_path: Path) -> None:
     publish(folder, tmp_path / "hub")
     (place,) = (tmp_path / "hub").glob("models--*")

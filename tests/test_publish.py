@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from zoo.artifact import write_manifest, write_model_folder
 from zoo.engine import Engine
-from zoo.errors import ConfigError, IntegrityError, LicenceError, PublishError, ZooError
+from zoo.errors import IntegrityError, LicenceError, PublishError, ZooError
+from zoo.files import sha256_file
 from zoo.load import load
 from zoo.publish import publish
 
@@ -32,12 +33,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "model")
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ZOO_HUB", "ZOO_NAMESPACE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -96,12 +91,15 @@ def test_a_dry_run_checks_and_writes_nothing(folder: Path, hub: Path) -> None:
     dry = publish(folder, hub, dry_run=True)
     assert not hub.exists()
     wet = publish(folder, hub)
-    assert (dry.commit, dry.tag, dry.files, dry.new) == (wet.commit, wet.tag, wet.files, True)
+    assert (dry.tag, dry.files, dry.new) == (wet.tag, wet.files, True)
     again = publish(folder, hub, dry_run=True)
     assert (again.tag, again.new) == ("v1", False)
-    assert str(dry).startswith("would publish mlff-zoo/sevennet-0_silicon-student@v1 on ")
+    assert str(dry).splitlines()[-1].startswith("would publish mlff-zoo/sevennet-0_silicon-student@v1 on ")
     assert str(wet).startswith("published ")
-    assert str(again).startswith("nothing new: ")
+    assert str(again).splitlines()[-1].startswith("nothing new: ")
+    size = (folder / "model.safetensors").stat().st_size
+    assert f"{size:>12,}  model.safetensors" in str(dry)
+    assert "card: no fault found. licence: MIT, which its sources allow." in str(dry)
 
 
 def test_hidden_files_stay_at_home(folder: Path, hub: Path) -> None:
@@ -123,6 +121,19 @@ def _link(folder: Path, name: str) -> None:
     (folder / name).symlink_to(folder.parent / "outside")
 
 
+def _digest(folder: Path) -> str:
+    return sha256_file(folder / "model.safetensors")
+
+
+def _reword(folder: Path, before: tuple[str, ...], after: tuple[str, ...]) -> None:
+    card = folder / "README.md"
+    text = card.read_text()
+    for one, other in zip(before, after, strict=True):
+        assert one in text
+        text = text.replace(one, other)
+    card.write_text(text)
+
+
 def _other_weights(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["embedding.weight"] += 0.01
@@ -137,16 +148,40 @@ REFUSED = {
     "no card": (_remanifest(lambda f: (f / "README.md").unlink()), PublishError, r"no README\.md"),
     "no recipe": (_remanifest(lambda f: (f / "recipe.yaml").unlink()), PublishError, r"no recipe\.yaml"),
     "no report": (_remanifest(lambda f: (f / "report.json").unlink()), PublishError, r"no report\.json"),
-    "card without data": (_remanifest(lambda f: (f / "README.md").write_text("# x")), LicenceError, "None"),
+    "card without data": (_remanifest(lambda f: (f / "README.md").write_text("# x")), PublishError, "front matter"),
     "card of another licence": (
-        _remanifest(lambda f: (f / "README.md").write_text("---\nlicense: gpl-3.0\n---\n")),
+        _remanifest(
+            lambda f: _reword(
+                f, ("licence_weights: MIT", "license: mit"), ("licence_weights: CC0-1.0", "license: cc0-1.0")
+            )
+        ),
         LicenceError,
-        "gpl-3.0",
+        "states the licence CC0-1.0, config.json MIT",
+    ),
+    "card of another engine": (
+        _remanifest(lambda f: _reword(f, (f"name: {folders.NAME}",), ("name: sevennet-0/other",))),
+        LicenceError,
+        "states the name sevennet-0/other, config.json sevennet-0/silicon-student",
+    ),
+    "card with a licence that no hub knows": (
+        _remanifest(lambda f: _reword(f, ("license: mit",), ("license: mine",))),
+        PublishError,
+        "mine",
+    ),
+    "card of other weights": (
+        _remanifest(lambda f: _reword(f, (_digest(f),), ("a" * 64,))),
+        LicenceError,
+        "states the digest of the weights aaaa",
+    ),
+    "card of another teacher": (
+        _remanifest(lambda f: _reword(f, ("stillinger-weber/teacher",), ("sevennet-0/teacher",))),
+        LicenceError,
+        "states the teacher sevennet-0/teacher",
     ),
     "card that is no yaml": (
         _remanifest(lambda f: (f / "README.md").write_text("---\n{\n---\n")),
         PublishError,
-        "not YAML",
+        "not plain YAML",
     ),
     "weights of another engine": (_remanifest(_other_weights), PublishError, "misses its probe"),
 }
@@ -202,11 +237,18 @@ def test_a_user_may_publish_what_the_catalogue_does_not_know(tmp_path: Path, hub
     assert load("mine/engine", hub=hub, namespace="me").name == "mine/engine"
 
 
-def test_without_a_hub_and_with_a_url_it_says_what_works(folder: Path) -> None:
-    with pytest.raises(PublishError, match=r"pass --hub \./hub or set ZOO_HUB=\./hub"):
-        publish(folder)
-    with pytest.raises(ConfigError, match="hubs are folders so far"):
-        publish(folder, "https://example.org")
+def test_a_snapshot_of_a_hub_is_published_again_and_its_links_lead_nowhere_else(folder: Path, tmp_path: Path) -> None:
+    first = publish(folder, tmp_path / "a")
+    snapshot = tmp_path / "a" / "models--mlff-zoo--sevennet-0_silicon-student" / "snapshots" / first.commit
+    again = publish(snapshot, tmp_path / "b")
+    assert (again.commit, again.tag) == (first.commit, "v1")
+    assert folders.tree(tmp_path / "b") == folders.tree(tmp_path / "a")
+    outside = tmp_path / "outside.json"
+    outside.write_bytes((snapshot / "report.json").read_bytes())
+    (snapshot / "report.json").unlink()
+    (snapshot / "report.json").symlink_to(outside)
+    with pytest.raises(PublishError, match=r"report\.json is a link"):
+        publish(snapshot, tmp_path / "c")
 
 
 def test_a_full_disk_is_an_error_in_one_line(folder: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,14 +350,11 @@ def test_killed_for_good_by_the_system_it_goes_on_too(original: Path, tmp_path: 
 
 
 def test_the_float32_weights_of_a_run_are_published_as_they_are(tmp_path: Path, hub: Path) -> None:
-    student = scenes.tiny_painn("Si").to(torch.float32)
-    write_model_folder(
-        tmp_path / "model",
-        config=folders.config_of(student, dtype="float32"),
-        potential=student,
-        probe=folders.probe_of(student),
-        files=folders.DOCUMENTS,
-    )
-    publish(tmp_path / "model", hub)
+    student, folder = scenes.tiny_painn("Si").to(torch.float32), tmp_path / "model"
+    config, probe = folders.config_of(student, dtype="float32"), folders.probe_of(student)
+    write_model_folder(folder, config=config, potential=student, probe=probe, files=folders.DOCUMENTS)
+    (folder / "README.md").write_bytes(folders.card_of(config, sha256_file(folder / "model.safetensors")))
+    write_manifest(folder)
+    publish(folder, hub)
     assert load(folders.NAME, hub=hub, dtype="float32").check().passed
     assert load(folders.NAME, hub=hub, dtype="float64").check().passed

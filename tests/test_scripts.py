@@ -11,10 +11,13 @@ from types import ModuleType
 
 import click
 import conftest
+import model_folders as folders
 import pytest
+from hub_server import HubServer
 from test_report import example_report
 
 from zoo.cli import main
+from zoo.hub.remote import RemoteHub
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,7 +66,7 @@ def test_quickstart_json_has_the_keys_of_the_contract() -> None:
 
 
 def test_there_are_scripts() -> None:
-    assert {path.name for path in BASH} == {"install", "quickstart", "test", "run"}
+    assert {path.name for path in BASH} == {"install", "quickstart", "test", "verify_on_hub", "run"}
 
 
 @pytest.mark.parametrize("path", BASH, ids=lambda path: path.name)
@@ -112,3 +115,27 @@ def test_a_requirement_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ZOO_REQUIRE", "scater")
     with pytest.raises(pytest.UsageError, match="ZOO_REQUIRE names scater; known are sevennet, scatter"):
         conftest.pytest_collection_modifyitems([])
+
+
+def test_the_oldest_client_that_is_tested_is_the_oldest_that_is_allowed() -> None:
+    tested = re.search(r"^oldest_client=(\d+\.\d+)\.0$", (ROOT / "scripts" / "test").read_text(), re.MULTILINE)
+    assert tested is not None
+    assert f'"huggingface-hub>={tested[1]},<3"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content:DeprecationWarning")
+def test_the_verification_on_a_hub_takes_every_step_and_leaves_nothing(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = load_script("verify_on_hub")
+    monkeypatch.chdir(tmp_path)
+    script.verify(folders.make_folder(tmp_path / "model"), RemoteHub(server.endpoint))
+    assert capsys.readouterr().out.count("  ok  ") == 8
+    assert not server.repositories
+    written = json.loads((tmp_path / "verified-on-hub.json").read_text())
+    assert (written["hub"], len(written["seconds"])) == (server.endpoint, 8)
+
+
+def test_the_readme_says_whether_the_real_hub_was_tried() -> None:
+    tried = (ROOT / "verified-on-hub.json").is_file()
+    assert ("was not tried on huggingface.co" in README) != tried

@@ -10,10 +10,12 @@
 
 from zoo.engine import CheckResult, Engine
 from zoo.errors import (
+    AccessError,
     CapabilityError,
     ConfigError,
     DivergedError,
     DomainError,
+    HubError,
     IntegrityError,
     LabelError,
     LicenceError,
@@ -23,19 +25,23 @@ from zoo.errors import (
     StructureError,
     UnknownNameError,
     ZooError,
+    ZooWarning,
 )
 from zoo.load import load, names
 from zoo.potential import Prediction
 from zoo.publish import PublishResult, publish
+from zoo.pull import PullResult, pull
 from zoo.vibrations import Vibrations
 
 __all__ = [
+    "AccessError",
     "CapabilityError",
     "CheckResult",
     "ConfigError",
     "DivergedError",
     "DomainError",
     "Engine",
+    "HubError",
     "IntegrityError",
     "LabelError",
     "LicenceError",
@@ -44,11 +50,14 @@ __all__ = [
     "Prediction",
     "PublishError",
     "PublishResult",
+    "PullResult",
     "StructureError",
     "UnknownNameError",
     "Vibrations",
     "ZooError",
+    "ZooWarning",
     "load",
     "names",
     "publish",
+    "pull",
 ]

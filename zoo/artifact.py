@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from ase import Atoms
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -27,7 +27,9 @@ from torch import Tensor
 from zoo.config import MAX_CONFIG_BYTES, Config, parse, read_json, write_json
 from zoo.errors import ConfigError, IntegrityError
 from zoo.files import atomic_write, sha256_file
-from zoo.neighbors import build_graph
+from zoo.licences import Source
+from zoo.naming import quoted
+from zoo.neighbors import build_graph, complete_cell
 from zoo.potential import Potential, Prediction
 from zoo.students import Student, StudentConfig, build_student
 
@@ -42,22 +44,32 @@ _FIGURE = re.compile(r"figures/[A-Za-z0-9][A-Za-z0-9_-]*\.png")
 _MAX_BYTES = {MODEL: 4 << 30, PROBE: 256 << 20}  # any other file: MAX_FIGURE_BYTES or MAX_CONFIG_BYTES
 _MAX_FIGURE_BYTES = 32 << 20
 _MAX_HEADER_BYTES = 1 << 20
+_MAX_PAIRS = 20_000_000  # of atoms, with images, in a probe: what a machine with little memory recomputes
+_LONGEST_WORD = 200  # characters, in a message
 _REMEDY = "fetch the model folder again, or make it again with zoo distill"
 _SAFETENSORS_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "BOOL": torch.bool}
 
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{quoted(text)} is not one line that can be printed")
+    return text
+
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Line = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class Domain(Config):
     """The structures an engine was made for."""
 
-    elements: tuple[str, ...] = Field(min_length=1)
+    elements: Annotated[tuple[Line, ...], FailFast()] = Field(min_length=1, max_length=118)
     pbc: tuple[bool, bool, bool]
     min_distance_A: float = Field(ge=0)  # no two atoms nearer
     volume_per_atom_A3: tuple[float, float] | None = None  # least and most
     max_atoms_trained: int = Field(ge=1)  # in a training structure; larger structures are welcome
-    description: str = Field(min_length=1)
+    description: Line = Field(min_length=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Domain":
@@ -66,19 +78,34 @@ class Domain(Config):
         return self
 
 
+class DataSource(Config):
+    """A data set that structures were taken from."""
+
+    name: Line
+    licence: Line  # SPDX
+
+
 class Lineage(Config):
     """What an engine was made from: enough to make it again and to see that it is the same."""
 
     recipe_sha256: Sha256
     structures_sha256: Sha256
     labels_sha256: Sha256
-    teacher: str
+    teacher: Line
     teacher_weights_sha256: Sha256
-    teacher_licence_weights: str  # SPDX
-    level_of_theory: str
+    teacher_licence_weights: Line  # SPDX
+    teacher_terms: str | None = None  # the text that a gated teacher obliges its users to repeat
+    data: Annotated[tuple[DataSource, ...], FailFast()] = ()  # none where the structures were generated
+    level_of_theory: Line
     seed: int
     steps: int = Field(ge=0)
-    code_version: str
+    code_version: Line
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All whose terms the engine's own have to follow."""
+        data = [Source("data", one.name, one.licence) for one in self.data]
+        return (Source("teacher", self.teacher, self.teacher_licence_weights), *data)
 
 
 class Units(Config):
@@ -103,8 +130,8 @@ class ArtifactConfig(Config):
     """``config.json``: all that is needed to rebuild an engine, beside its weights."""
 
     format: Literal[1] = 1
-    name: str
-    licence: str  # SPDX
+    name: Line
+    licence: Line  # SPDX
     architecture: StudentConfig
     units: Units = Units()
     domain: Domain
@@ -131,7 +158,7 @@ class Manifest(Config):
     """``manifest.json``: what a model folder holds."""
 
     format: Literal[1] = 1
-    files: tuple[ManifestEntry, ...]
+    files: Annotated[tuple[ManifestEntry, ...], FailFast()]
 
     @model_validator(mode="after")
     def _closed(self) -> "Manifest":
@@ -140,7 +167,7 @@ class Manifest(Config):
             raise ValueError("paths must be sorted, and none given twice")
         for entry in self.files:
             if not _is_allowed(entry.path):
-                raise ValueError(f"{entry.path!r} is not a file of a model folder")
+                raise ValueError(f"{quoted(entry.path)} is not a file of a model folder")
             if entry.size > _max_bytes(entry.path):
                 raise ValueError(f"{entry.path}: {entry.size} bytes, over the limit of {_max_bytes(entry.path)}")
         return self
@@ -222,6 +249,18 @@ def verify_manifest(folder: Path) -> Manifest:
 
     Hidden files are not looked at, for they are never read.
     """
+    manifest = read_manifest(folder)
+    extra = set(_visible_files(folder)) - set(manifest.paths) - {MANIFEST}
+    if extra:
+        names = ", ".join(_shown(name) for name in sorted(extra)[:5])
+        raise IntegrityError(f"{folder} holds {names}, which its {MANIFEST} does not list; remove it")
+    for entry in manifest.files:
+        verify_file(folder, entry)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a model folder should hold, before any of it is looked at. Raises IntegrityError."""
     if not folder.is_dir():
         raise IntegrityError(f"{folder} is not a folder; give the path of a model folder")
     if not (folder / MANIFEST).is_file():
@@ -233,13 +272,21 @@ def verify_manifest(folder: Path) -> Manifest:
     missing = {CONFIG, MODEL, PROBE} - set(manifest.paths)
     if missing:
         raise IntegrityError(f"{folder / MANIFEST} does not list {', '.join(sorted(missing))}; {_REMEDY}")
-    extra = set(_visible_files(folder)) - set(manifest.paths) - {MANIFEST}
-    if extra:
-        names = ", ".join(sorted(extra))
-        raise IntegrityError(f"{folder} holds {names}, which its {MANIFEST} does not list; remove it")
-    for entry in manifest.files:
-        _verify_file(folder / entry.path, entry)
     return manifest
+
+
+def verify_file(folder: Path, entry: ManifestEntry) -> None:
+    """Raises IntegrityError where a file of a model folder is missing or is not what its manifest says."""
+    path = folder / entry.path
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing; {_REMEDY}")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise IntegrityError(f"{path} has {size} bytes, {MANIFEST} says {entry.size}; {_REMEDY}")
+    digest = sha256_file(path)
+    if digest != entry.sha256:
+        told = f"{MANIFEST} says {entry.sha256[:12]}…"
+        raise IntegrityError(f"{path} has the digest {digest[:12]}…, {told}; {_REMEDY}")
 
 
 def read_model_folder(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ArtifactConfig, Student, Probe]:
@@ -277,18 +324,6 @@ def _visible_files(folder: Path) -> list[str]:
     """Paths below the folder of all that is not a directory, without hidden ones."""
     paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
-
-
-def _verify_file(path: Path, entry: ManifestEntry) -> None:
-    if not path.is_file():
-        raise IntegrityError(f"{path} is missing; {_REMEDY}")
-    size = path.stat().st_size
-    if size != entry.size:
-        raise IntegrityError(f"{path} has {size} bytes, {MANIFEST} says {entry.size}; {_REMEDY}")
-    digest = sha256_file(path)
-    if digest != entry.sha256:
-        told = f"{MANIFEST} says {entry.sha256[:12]}…"
-        raise IntegrityError(f"{path} has the digest {digest[:12]}…, {told}; {_REMEDY}")
 
 
 @contextmanager
@@ -339,7 +374,9 @@ def _compare_layouts(path: Path, found: Layout, expected: Layout) -> None:
     if lacking:
         raise IntegrityError(f"{path} lacks {len(lacking)} tensors, {min(lacking)} among them; {_REMEDY}")
     if strange:
-        raise IntegrityError(f"{path} has {len(strange)} tensors too many, {min(strange)} among them; {_REMEDY}")
+        raise IntegrityError(
+            f"{path} has {len(strange)} tensors too many, {_shown(min(strange))} among them; {_REMEDY}"
+        )
     for name, layout in expected.items():
         if found[name] != layout:
             difference = f"{name} is {_layout_text(found[name])}, expected {_layout_text(layout)}"
@@ -355,7 +392,7 @@ def _read_layout(path: Path) -> Layout:
                 name: (_SAFETENSORS_DTYPES[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()
             }
     except (SafetensorError, KeyError) as error:
-        problem = " ".join(str(error).split())
+        problem = _shown(" ".join(str(error).split()))
         raise IntegrityError(f"{path} cannot be read as safetensors ({problem}); {_REMEDY}") from error
 
 
@@ -394,7 +431,20 @@ def _read_probe(path: Path, student: Student) -> Probe:
     whole = counts and min(counts) > 0 and tensors["offsets"][0] == 0 and sum(counts) == atoms
     if not whole or not set(tensors["numbers"].tolist()) <= set(student.elements):
         raise IntegrityError(f"{path}: its offsets or elements make no structures of this engine; {_REMEDY}")
-    return _probe_of(tensors, counts)
+    probe = _probe_of(tensors, counts)
+    if sum(_pairs(atoms, student.cutoff) for atoms in probe.structures) > _MAX_PAIRS:
+        raise IntegrityError(f"{path}: its structures are too dense, or too large, to be recomputed; {_REMEDY}")
+    return probe
+
+
+def _pairs(atoms: Atoms, cutoff: float) -> float:
+    """How many pairs of atoms and images of atoms a neighbour list has to look at."""
+    cell = complete_cell(atoms)
+    with np.errstate(all="ignore"):
+        if not np.linalg.det(cell):
+            return np.inf
+        heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)  # (3,) Å between opposite faces
+        return float(len(atoms) ** 2 * np.prod(np.where(atoms.pbc, 2 * np.ceil(cutoff / heights) + 1, 1.0)))
 
 
 def _probe_layout(structures: int, probes: int, atoms: int) -> Layout:
@@ -438,5 +488,10 @@ def _double(tensor: Tensor | None) -> Tensor:
     return tensor.double()
 
 
+def _shown(text: str) -> str:
+    """A word of a file, quoted where it could garble a terminal or is no word."""
+    return text if text.isprintable() and len(text) <= _LONGEST_WORD else quoted(text)
+
+
 def _layout_text(layout: tuple[torch.dtype, tuple[int, ...]]) -> str:
-    return f"{str(layout[0]).removeprefix('torch.')} {list(layout[1])}"
+    return f"{str(layout[0]).removeprefix('torch.')} {list(layout[1])}"[:100]

@@ -5,7 +5,6 @@ what a program needs to know of the engine without fetching its weights. The pro
 Nothing here asks a network.
 """
 
-import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +14,17 @@ from string import Template
 from typing import Any
 
 import yaml
+from ase.data import chemical_symbols
 
 from zoo.artifact import MODEL, PROBE, ArtifactConfig
+from zoo.config import parse
 from zoo.errors import LicenceError
 from zoo.evaluate.report import ENGINES, QUANTITIES, Figures, Report, cell, gaps, listed, times
+from zoo.hub.card_data import ZooBlock
+from zoo.hub.catalogue import entries
+from zoo.licences import CODE_LICENCE, LICENCES, TERMS, Terms
 from zoo.recipe import Recipe
 
-SCHEMA = 1  # of the ``zoo`` block
 WIDTH = 100  # columns that prose is filled to
 TAGS = (
     "chemistry",
@@ -33,10 +36,6 @@ TAGS = (
     "knowledge-distillation",
     "hessian-distillation",
     "ase",
-)
-HUB_LICENCES = frozenset(  # those of the Hub's identifiers that weights may come under
-    {"mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "cc0-1.0"}
-    | {"cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 )
 CAPTIONS = {
     "force_parity": "Forces of the test set, engine against teacher, each component a point.",
@@ -53,12 +52,7 @@ _METRICS = {  # keys of Figures that the Hub lists: the slug of the metric, and 
     "drift_meV_atom_ps": ("nve_drift", "NVE energy drift (meV/atom/ps)"),
 }
 _ERRORS = tuple(key for key in _METRICS if "_mae_" in key)
-_REQUIRED = ("library_name", "pipeline_tag", "license", "tags", "model-index", "zoo")
-_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
-_LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)\s]+)\)")
-_LEFT_OVER = re.compile(r"\$\{\w+\}|\{\{|\bTODO\b|\bTBD\b|\bXXX\b")
-_NOT_A_NUMBER = re.compile(r"(?<![\w.])[-.]?(nan|inf)(?!\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -73,12 +67,11 @@ class CardContext:
     snippet_output: str  # what it printed
     figures: tuple[str, ...]  # paths in the model folder, figures/*.png
     teacher_citation: str
-    licence_name: str | None = None  # both where the licence is none that the Hub knows
-    licence_link: str | None = None
 
 
 def render_card(context: CardContext) -> str:
-    """The card as Markdown. Raises LicenceError for a licence unknown to the Hub that no link explains."""
+    """The card as Markdown. Raises LicenceError for a licence that zoo does not know, ConfigError for text that a
+    program could not read."""
     template = Template(template_path("student").read_text(encoding="utf-8"))
     body = template.substitute(
         _facts(context),
@@ -103,89 +96,96 @@ def template_path(kind: str) -> Path:
     return folder / "_templates" / f"{kind}.md"
 
 
-def lint_card(text: str, folder: Path | None = None) -> list[str]:
-    """What is wrong with a card, nothing where it may be published. Its links must lead into ``folder``."""
-    found = _FRONT_MATTER.match(text)
-    if found is None:
-        return ["no front matter: the file must begin with a block between two lines of ---"]
-    try:
-        data = yaml.safe_load(found[1])
-    except yaml.YAMLError as error:
-        return [f"the front matter is not plain YAML: {' '.join(str(error).split())}"]
-    if not isinstance(data, dict):
-        return ["the front matter is not a map"]
-    body = text[found.end() :]
-    return [*_lint_front_matter(data), *_lint_body(body), *_lint_links(body, folder)]
-
-
 def _front_matter(context: CardContext) -> str:
-    config, recipe = context.config, context.recipe
+    config, recipe, block = context.config, context.recipe, _zoo_block(context)
     family = config.lineage.teacher.split("/")[0]
-    data = {
+    teacher = entries().get(config.lineage.teacher)
+    data: dict[str, Any] = {
         "library_name": "zoo",
         "pipeline_tag": "graph-ml",
-        **_licence_keys(context),
+        **_terms(config.licence).card_keys,
         "tags": [*TAGS, f"teacher:{family}", f"subset:{recipe.subset}"],
-        "metrics": ["mae"],
-        "model-index": [{"name": config.name, "results": [_result(context)]}],
-        "zoo": _zoo_block(context),
     }
+    if teacher is not None and teacher.base_model:
+        data["base_model"] = teacher.base_model
+    if config.lineage.teacher_terms:
+        data["extra_gated_prompt"] = config.lineage.teacher_terms
+    if results := _results(context):
+        data |= {"metrics": ["mae"], "model-index": [{"name": config.name, "results": results}]}
+    data["zoo"] = block.model_dump(mode="json", by_alias=True)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=WIDTH)
     return f"---\n{text}---\n\n"
 
 
-def _licence_keys(context: CardContext) -> dict[str, str]:
-    licence = context.config.licence.lower()
-    if licence in HUB_LICENCES:
-        return {"license": licence}
-    if not (context.licence_name and context.licence_link):
-        raise LicenceError(
-            f"the Hub knows no licence {context.config.licence!r}; give licence_name and licence_link, "
-            f"or one of {', '.join(sorted(HUB_LICENCES))}"
-        )
-    return {"license": "other", "license_name": context.licence_name, "license_link": context.licence_link}
+def _terms(licence: str) -> Terms:
+    if licence not in TERMS:
+        raise LicenceError(f"zoo does not know the licence {licence!r}; it knows {', '.join(LICENCES)}")
+    return TERMS[licence]
 
 
-def _result(context: CardContext) -> dict[str, Any]:
+def _results(context: CardContext) -> list[dict[str, Any]]:
     """The student's figures as the Hub's model index takes them; what was not measured is left out."""
     values = {key: getattr(context.report.student, key) for key in _METRICS}
     lineage = context.config.lineage
-    return {
-        "task": {"type": "graph-ml", "name": "Interatomic potential"},
-        "dataset": {
-            "type": context.recipe.subset,
-            "name": f"{context.recipe.subset}, labelled by {lineage.teacher}",
-            "split": "test",
-            "revision": lineage.structures_sha256,
-        },
-        "metrics": [
-            {"type": slug, "name": name, "value": float(values[key])}
-            for key, (slug, name) in _METRICS.items()
-            if values[key] is not None
-        ],
+    metrics = [
+        {"type": slug, "name": name, "value": float(values[key])}
+        for key, (slug, name) in _METRICS.items()
+        if values[key] is not None
+    ]
+    dataset = {
+        "type": context.recipe.subset,
+        "name": f"{context.recipe.subset}, labelled by {lineage.teacher}",
+        "split": "test",
+        "revision": lineage.structures_sha256,
     }
+    task = {"type": "graph-ml", "name": "Interatomic potential"}
+    return [{"task": task, "dataset": dataset, "metrics": metrics}] if metrics else []
 
 
-def _zoo_block(context: CardContext) -> dict[str, Any]:
+def _zoo_block(context: CardContext) -> ZooBlock:
     config, lineage = context.config, context.config.lineage
-    return {
-        "schema": SCHEMA,
-        "name": config.name,
-        "recipe": {"sha256": lineage.recipe_sha256},
-        "teacher": {
-            "name": lineage.teacher,
-            "weights_sha256": lineage.teacher_weights_sha256,
-            "licence": lineage.teacher_licence_weights,
-        },
-        "domain": config.domain.model_dump(mode="json"),
-        "weights": {
-            "file": MODEL,
-            "sha256": context.weights_sha256,
-            "dtype": config.dtype,
-            "parameters": config.parameters,
-        },
-        "probe": {"file": PROBE, "tolerance": config.probe_tolerance.model_dump(mode="json")},
+    domain = config.domain.model_dump(mode="json")
+    teacher = {
+        "name": lineage.teacher,
+        "weights_sha256": lineage.teacher_weights_sha256,
+        "licence": lineage.teacher_licence_weights,
     }
+    weights = {
+        "file": MODEL,
+        "sha256": context.weights_sha256,
+        "dtype": config.dtype,
+        "parameters": config.parameters,
+    }
+    data = {
+        "schema": 1,
+        "name": config.name,
+        "purpose": _one_line(context.recipe.purpose),
+        "subset": context.recipe.subset,
+        "level_of_theory": lineage.level_of_theory,
+        "licence_code": CODE_LICENCE,
+        "licence_weights": config.licence,
+        "elements": sorted(config.domain.elements, key=chemical_symbols.index),
+        "teacher": teacher,
+        "data": [source.model_dump(mode="json") for source in lineage.data],
+        "recipe": {"sha256": lineage.recipe_sha256},
+        "structures_sha256": lineage.structures_sha256,
+        "labels_sha256": lineage.labels_sha256,
+        "domain": domain | {"description": _one_line(config.domain.description)},
+        "weights": weights,
+        "probe": {"file": PROBE, "tolerance": config.probe_tolerance.model_dump(mode="json")},
+        "metrics": _figures(context.report),
+    }
+    return parse(ZooBlock, data, "the card's block zoo")
+
+
+def _figures(report: Report) -> dict[str, float]:
+    """What was measured of the student."""
+    figures: dict[str, float] = report.student.model_dump(exclude={"reasons"}, exclude_none=True)
+    return figures | ({} if report.speedup is None else {"speedup": report.speedup})
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _facts(context: CardContext) -> dict[str, str]:
@@ -200,11 +200,10 @@ def _facts(context: CardContext) -> dict[str, str]:
         "cutoff": f"{config.architecture.cutoff:g}",
         "parameters": f"{config.parameters:,}",
         "elements": listed(list(config.domain.elements)),
-        "domain_description": config.domain.description,
+        "domain_description": "" if config.domain.description == recipe.purpose else config.domain.description,
         "speed": _speed(report),
         "dynamics_limit": _dynamics_limit(report),
         "teacher": config.lineage.teacher,
-        "teacher_licence": config.lineage.teacher_licence_weights,
         "teacher_citation": context.teacher_citation,
         "level_of_theory": config.lineage.level_of_theory,
         "training_structures": str(sum(training)),
@@ -224,7 +223,7 @@ def _speed(report: Report) -> str:
     if report.speedup is None:
         return ""
     where = f" ({timing.atoms} atoms, {timing.threads} threads, {timing.device})" if timing else ""
-    return f"It answers {times(report.speedup)} times as fast{where}."
+    return f"It answers {times(report.speedup)} times as fast as its teacher{where}."
 
 
 def _dynamics_limit(report: Report) -> str:
@@ -326,9 +325,29 @@ def _lineage(context: CardContext) -> str:
 
 
 def _licence(context: CardContext) -> str:
-    if context.licence_name and context.licence_link:
-        return f"[{context.licence_name}]({context.licence_link})"
-    return context.config.licence
+    """Whose terms hold, each with a link to its text, and the text that must be repeated."""
+    lineage = context.config.lineage
+    teacher = f"those of its teacher, `{lineage.teacher}`, under {_licence_link(lineage.teacher_licence_weights)}"
+    parts = [f"The weights are under {_licence_link(context.config.licence)}; {teacher}."]
+    for source in lineage.data:
+        parts.append(f"The data set {source.name} is under {_licence_link(source.licence)}.")
+    if not lineage.data:
+        parts.append("The structures were generated and bring no terms of their own.")
+    sentences = " ".join([*parts, f"The code that runs it, zoo, is under {_licence_link(CODE_LICENCE)}."])
+    if lineage.teacher_terms is None:
+        return sentences
+    return f"{sentences}\n\nThe terms of the teacher oblige its users to repeat:\n\n{_quoted(lineage.teacher_terms)}"
+
+
+def _licence_link(licence: str) -> str:
+    terms = _terms(licence)
+    return f"[{terms.spdx if terms.hub != 'other' else terms.name}]({terms.url})"
+
+
+def _quoted(text: str) -> str:
+    """A text of others, word for word, as a quotation."""
+    lines = [line for part in text.strip().splitlines() for line in textwrap.wrap(part, WIDTH - 2) or [""]]
+    return "\n".join(f"> {line}".rstrip() for line in lines)
 
 
 def _items(sentences: Iterable[str]) -> str:
@@ -359,7 +378,7 @@ def _filled(body: str) -> str:
 
 
 def _filled_block(block: str) -> str:
-    if block.startswith(("#", "|", "!")):
+    if block.startswith(("#", "|", "!", ">")):
         return block
     if block.startswith("- "):
         return "\n".join(_fill(item, indent="  ") for item in block.split("\n"))
@@ -368,56 +387,3 @@ def _filled_block(block: str) -> str:
 
 def _fill(text: str, indent: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
-
-
-def _lint_front_matter(data: dict[str, Any]) -> Iterator[str]:
-    for key in _REQUIRED:
-        if not data.get(key):
-            yield f"the front matter lacks {key}"
-    licence = data.get("license")
-    if licence == "other" and not (data.get("license_name") and data.get("license_link")):
-        yield "license is other, so license_name and license_link must be there"
-    elif licence and licence != "other" and licence not in HUB_LICENCES:
-        yield f"the Hub knows no license {licence!r}; write other, with license_name and license_link"
-    if data.get("pipeline_tag") not in (None, "graph-ml"):
-        yield f"pipeline_tag is {data['pipeline_tag']!r}; expected graph-ml"
-    for where, value in _leaves(data, ""):
-        if isinstance(value, float) and not math.isfinite(value):
-            yield f"{where} is {value}; leave out what was not measured"
-    yield from _lint_metrics(data.get("model-index"))
-
-
-def _lint_metrics(index: Any) -> Iterator[str]:
-    for where, value in _leaves(index, "model-index"):
-        if where.endswith(".value") and (isinstance(value, bool) or not isinstance(value, int | float)):
-            yield f"{where} is {value!r}; expected a number"
-
-
-def _lint_body(body: str) -> Iterator[str]:
-    for found in _LEFT_OVER.finditer(body):
-        yield f"a placeholder was left: {found[0]}"
-    for missing in _NOT_A_NUMBER.finditer(body):
-        yield f"the text says {missing[0]}; write why it was not measured"
-    if not body.lstrip().startswith("# "):
-        yield "the text does not begin with a title"
-
-
-def _lint_links(body: str, folder: Path | None) -> Iterator[str]:
-    for found in _LINK.finditer(body):
-        path = Path(found[1])
-        if path.is_absolute() or ".." in path.parts:
-            yield f"the link {found[1]} leads out of the folder"
-        elif folder is not None and not (folder / path).is_file():
-            yield f"the link {found[1]} leads nowhere"
-
-
-def _leaves(data: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every plain value in nested maps and lists, with its place."""
-    if isinstance(data, dict):
-        for key, value in data.items():
-            yield from _leaves(value, f"{where}.{key}" if where else str(key))
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            yield from _leaves(value, f"{where}.{index}")
-    else:
-        yield where, data

@@ -5,8 +5,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 import errno
 import json
+import os
+import shutil
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,23 +20,26 @@ import click
 from ase import Atoms
 from tqdm import tqdm
 
+from zoo.browse import build_gallery, info_text, list_text
 from zoo.engine import Engine
-from zoo.errors import ConfigError, StructureError, UnknownNameError, ZooError
+from zoo.errors import ConfigError, StructureError, UnknownNameError, ZooError, ZooWarning
 from zoo.evaluate.report import table
-from zoo.load import listing, load
+from zoo.listing import describe, listing
+from zoo.load import load
 from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
 from zoo.naming import DEFAULT_NAMESPACE
 from zoo.pipeline import distill, evaluate, make_labels, outline, train_student, train_twin
 from zoo.publish import publish
+from zoo.pull import pull
 from zoo.recipe import read_recipe
 from zoo.run import Run
+from zoo.terminal import card_text
 from zoo.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 _WIDTH = 100  # columns of a list and of a help text
-_STATUSES = "package: comes with a Python package. recipe: make it with zoo distill NAME. published: on the hub."
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,13 +48,31 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with _notes():
+                return super().invoke(context)
         except BrokenPipeError:  # the reader of a pipe left, which click ends quietly
             raise
         except (ZooError, OSError) as error:
             text = _system_error(error) if isinstance(error, OSError) else str(error)
             click.echo(f"zoo: {text}", err=True)
             sys.exit(1)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Warnings of zoo as one line each."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, ZooWarning):
+                click.echo(f"zoo: note: {message}", err=True)
+            else:
+                usual(message, category, *where, **options)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", ZooWarning)
+        yield
 
 
 def _system_error(error: OSError) -> str:
@@ -62,7 +87,8 @@ def main() -> None:
     """Fast, specialised force-field engines, distilled from foundation models of atoms.
 
     \b
-    Use one:     zoo list, zoo check NAME, zoo md NAME FILE
+    Find one:    zoo list, zoo info NAME, zoo card NAME, zoo gallery FOLDER
+    Use one:     zoo check NAME, zoo md NAME FILE, zoo pull NAME
     Make one:    zoo distill RECIPE   (label, train, evaluate are its parts)
     Share one:   zoo publish FOLDER
 
@@ -103,8 +129,8 @@ def hub_options(command: F) -> F:
             "--hub",
             envvar="ZOO_HUB",
             show_envvar=True,
-            metavar="FOLDER",
-            help="Hub of published engines, a folder such as ./hub.",
+            metavar="HUB",
+            help="Hub of published engines: a URL, or a folder such as ./hub.  [default: huggingface.co]",
         ),
     ):
         command = decorate(command)
@@ -204,17 +230,14 @@ def evaluate_command(recipe: str, folder: Path | None, replace: bool, dry_run: b
 @main.command("publish")
 @click.argument("folder", type=click.Path(path_type=Path))
 @hub_options
-@click.option("--dry-run", is_flag=True, help="Check everything and name the version, but publish nothing.")
-@click.option(
-    "--public",
-    is_flag=True,
-    help="Let everybody read it. Changes nothing on a hub that is a folder, which has no private repositories.",
-)
+@click.option("--dry-run", is_flag=True, help="Check everything and show what would be sent; needs no token.")
+@click.option("--public", is_flag=True, help="Let everybody read it; without it a new repository is private.")
 def publish_command(folder: Path, hub: str | None, namespace: str, dry_run: bool, public: bool) -> None:
     """Publish the model folder FOLDER to a hub.
 
-    It becomes the next version of its engine. The folder is verified, its probe recomputed and its licence checked
-    before anything is released. Publishing the same content twice changes nothing.
+    It becomes the next version of its engine. The folder is verified, its probe recomputed, its card and its licence
+    checked before anything is sent, and what arrived is loaded and recomputed before it is released. The same content
+    published again changes nothing; what was interrupted goes on when it is published again.
 
     \b
     zoo publish runs/sevennet-0/silicon-student/model --hub ./hub
@@ -224,37 +247,90 @@ def publish_command(folder: Path, hub: str | None, namespace: str, dry_run: bool
 
 @main.command("list")
 @hub_options
+@click.option("--element", "elements", multiple=True, metavar="SYMBOL", help="Only engines that know it; repeatable.")
+@click.option("--subset", metavar="TEXT", help="Only engines for a subset with this in its name.")
+@click.option("--commercial", is_flag=True, help="Only engines whose licence allows commercial use.")
 @json_option
-def list_command(hub: str | None, namespace: str, as_json: bool) -> None:
+def list_command(as_json: bool, **choice: Any) -> None:
     """List the engines that zoo knows, and those on the hub.
 
-    The status of each says where its weights come from; the line below the list explains it.
+    The status of each says where its weights come from; the line below the list explains it. Without a network, the
+    catalogue and what was fetched before are listed.
     """
-    rows = listing(hub, namespace=namespace)
-    click.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else _list_text(rows))
+    rows = listing(**choice)
+    click.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else list_text(rows, _WIDTH))
 
 
-def _list_text(rows: list[dict[str, Any]]) -> str:
-    """A line an engine, no longer than the width unless its name is, and what the statuses mean."""
-    head = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
-    cells = [{key: _printable(row[key]) for key in head} for row in (head, *rows)]
-    name, status, licence = (max(len(line[key]) for line in cells) for key in list(head)[:3])
-    room = max(_WIDTH - (name + status + licence + 6), 20)
-    lines = [
-        f"{line['name']:<{name}}  {line['status']:<{status}}  {line['licence_weights']:<{licence}}  "
-        + _cut(line["purpose"], room)
-        for line in cells
-    ]
-    return "\n".join([*lines, "", _STATUSES])
+@main.command("info")
+@click.argument("name")
+@hub_options
+@json_option
+def info_command(name: str, hub: str | None, namespace: str, as_json: bool) -> None:
+    """Show the facts of engine NAME, without fetching its weights.
+
+    What it is for, its licence, its errors against its teacher, and where it is.
+    """
+    row, _ = describe(name, hub, namespace=namespace)
+    click.echo(json.dumps(row, indent=1, ensure_ascii=False) if as_json else info_text(row))
 
 
-def _printable(text: str | None) -> str:
-    """One line without control characters: a hub may hold anything."""
-    return "".join(letter if letter.isprintable() else " " for letter in text or "-")
+@main.command("card")
+@click.argument("name")
+@hub_options
+@click.option("--raw", is_flag=True, help="Print the Markdown as it is, with its front matter.")
+def card_command(name: str, hub: str | None, namespace: str, raw: bool) -> None:
+    """Show the card of engine NAME."""
+    _, text = describe(name, hub, namespace=namespace)
+    if text is None:
+        raise UnknownNameError(f"{name} comes with a package and has no card; run: zoo info {name}")
+    if not raw:
+        width = min(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH)
+        text = card_text(text, width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    click.echo(text, nl=False)
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1].rstrip(" ,") + "…"
+@main.command("pull")
+@click.argument("names", nargs=-1, required=True)
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder, or file that ends with .tar, to carry where there is no network.  [default: the cache]",
+)
+@hub_options
+def pull_command(names: tuple[str, ...], to: Path | None, hub: str | None, namespace: str) -> None:
+    """Fetch engines NAMES ahead.
+
+    Without --to they are kept in the cache and load without a network. With --to they become a hub in a folder or a
+    tar, to carry to a machine without network.
+
+    \b
+    zoo pull sevennet-0/silicon-student --to engines.tar
+    """
+    result = pull(names, to, hub=hub, namespace=namespace)
+    for engine, folder in zip(result.engines, result.folders, strict=True):
+        click.echo(f"{engine} is in {result.to or folder}")
+    if to is not None:
+        click.echo(_carry(to, namespace))
+
+
+def _carry(to: Path, namespace: str) -> str:
+    """How to use what was pulled where it is carried to."""
+    folder = to.stem if to.suffix == ".tar" else to.name
+    unpack = f"tar -xf {to.name} && " if to.suffix == ".tar" else ""
+    owner = "" if namespace == DEFAULT_NAMESPACE else f" ZOO_NAMESPACE={namespace}"
+    return f"There: {unpack}export ZOO_HUB=$PWD/{folder}{owner}"
+
+
+@main.command("gallery")
+@click.argument("folder", type=click.Path(path_type=Path))
+@hub_options
+def gallery_command(folder: Path, hub: str | None, namespace: str) -> None:
+    """Write the cards of all engines of a hub to FOLDER as a web page.
+
+    index.html is a table to sort and filter, and leads to a page a card with its figures. It needs no server.
+    """
+    click.echo(f"{build_gallery(folder, hub, namespace=namespace)} is written; open it in a browser")
 
 
 @main.command("check")

@@ -13,8 +13,12 @@
     ├── IntegrityError       a file differs from what its digest or its format says
     ├── LabelError           labels of another teacher, or of other structures
     ├── DivergedError        numbers became infinite or undefined
+    ├── HubError             a hub cannot be reached, keeps silent, or answers what no hub would
+    ├── AccessError          a hub refuses: no token, the wrong one, or terms that were not accepted
     └── PublishError         an engine may not, or cannot, be published
         └── LicenceError     its terms would be weaker than its teacher's
+
+    ZooWarning               what a user should know of a result that he got all the same
 
 Each message is one line: what was got, what was expected, what to do next. Where a built-in exception says the same,
 the class is that too, so that ``except ValueError`` does what its author meant.
@@ -65,9 +69,21 @@ class DivergedError(ZooError, ArithmeticError):
     """Training or dynamics left the realm of finite numbers."""
 
 
+class HubError(ZooError, ConnectionError):
+    """A hub that cannot be reached, does not answer in time, or answers what no hub would."""
+
+
+class AccessError(ZooError, PermissionError):
+    """A hub that refuses, for want of a token, of rights, or of terms that were accepted."""
+
+
 class PublishError(ZooError):
     """An engine could not be published."""
 
 
 class LicenceError(PublishError):
     """An engine may not be published under the terms it states."""
+
+
+class ZooWarning(UserWarning):
+    """What a user should know of a result that he got all the same: its age, a newer engine, another name."""

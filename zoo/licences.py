@@ -1,28 +1,165 @@
-"""Which terms may follow which: a student's licence is never weaker than that of its teacher's weights."""
+"""Which terms may follow which: a student is never under weaker terms than its teacher's weights and its data.
+
+The table is closed, and on the safe side: what is not in it is refused, though a lawyer might allow it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from zoo.errors import LicenceError
 
-# The licence of a teacher's weights, and those that its student may have. What is not here is refused.
+CODE_LICENCE = "MIT"  # of zoo, whose code runs every student
+
+_OWN = "LicenseRef-"  # SPDX's mark of a licence that its list lacks
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A licence of weights or data."""
+
+    spdx: str
+    name: str
+    url: str  # of its text
+    commercial: bool  # whether it allows commercial use at all
+    followed_by: tuple[str, ...]  # SPDX: those that a student may have
+    repeated: bool = False  # whoever passes on what came of it must pass on its text
+
+    @property
+    def label(self) -> str:
+        """The identifier of the Hub, or, for a licence that the Hub has none for, the name to give there."""
+        return self.spdx.removeprefix(_OWN).lower()
+
+    @property
+    def hub(self) -> str:
+        """The identifier of the Hub, or ``other``."""
+        return "other" if self.spdx.startswith(_OWN) else self.label
+
+    @property
+    def card_keys(self) -> dict[str, str]:
+        """What the front matter of a card says of it."""
+        if self.hub != "other":
+            return {"license": self.hub}
+        return {"license": self.hub, "license_name": self.label, "license_link": self.url}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a student was made from, and its licence."""
+
+    what: Literal["teacher", "data"]
+    name: str
+    licence: str  # SPDX, of the weights or of the data
+
+    def __str__(self) -> str:
+        if self.what == "teacher":
+            return f"the weights of its teacher {self.name} are {self.licence}"
+        return f"its data set {self.name} is {self.licence}"
+
+
+_BY_NC = ("CC-BY-NC-4.0", "CC-BY-NC-SA-4.0")
+_BY = ("CC-BY-4.0", "CC-BY-SA-4.0", *_BY_NC, "LicenseRef-ASL", "LicenseRef-FAIR-Chemistry-v1")
+_BSD = ("BSD-3-Clause", "Apache-2.0", *_BY)
+
 TERMS = {
-    "CC0-1.0": ("CC0-1.0", "MIT", "Apache-2.0", "CC-BY-4.0", "CC-BY-NC-4.0"),
-    "MIT": ("MIT", "Apache-2.0", "CC-BY-4.0", "CC-BY-NC-4.0"),
-    "Apache-2.0": ("Apache-2.0",),
-    "CC-BY-4.0": ("CC-BY-4.0", "CC-BY-NC-4.0"),
-    "CC-BY-NC-4.0": ("CC-BY-NC-4.0",),
+    terms.spdx: terms
+    for terms in (
+        Terms(
+            "CC0-1.0",
+            "Creative Commons Zero 1.0",
+            "https://creativecommons.org/publicdomain/zero/1.0/",
+            commercial=True,
+            followed_by=("CC0-1.0", "MIT", *_BSD),
+        ),
+        Terms(
+            "MIT",
+            "MIT License",
+            "https://spdx.org/licenses/MIT.html",
+            commercial=True,
+            followed_by=("MIT", *_BSD),
+        ),
+        Terms(
+            "BSD-3-Clause",
+            "BSD 3-Clause License",
+            "https://spdx.org/licenses/BSD-3-Clause.html",
+            commercial=True,
+            followed_by=_BSD,
+        ),
+        Terms(
+            "Apache-2.0",
+            "Apache License 2.0",
+            "https://www.apache.org/licenses/LICENSE-2.0",
+            commercial=True,
+            followed_by=("Apache-2.0",),
+        ),
+        Terms(
+            "CC-BY-4.0",
+            "Creative Commons Attribution 4.0",
+            "https://creativecommons.org/licenses/by/4.0/",
+            commercial=True,
+            followed_by=_BY,
+        ),
+        Terms(
+            "CC-BY-SA-4.0",
+            "Creative Commons Attribution-ShareAlike 4.0",
+            "https://creativecommons.org/licenses/by-sa/4.0/",
+            commercial=True,
+            followed_by=("CC-BY-SA-4.0",),
+        ),
+        Terms(
+            "CC-BY-NC-4.0",
+            "Creative Commons Attribution-NonCommercial 4.0",
+            "https://creativecommons.org/licenses/by-nc/4.0/",
+            commercial=False,
+            followed_by=_BY_NC,
+        ),
+        Terms(
+            "CC-BY-NC-SA-4.0",
+            "Creative Commons Attribution-NonCommercial-ShareAlike 4.0",
+            "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+            commercial=False,
+            followed_by=("CC-BY-NC-SA-4.0",),
+        ),
+        Terms(  # MACE-OFF; section 2b: what is derived from it is under it as a whole; 13a: no commercial use
+            "LicenseRef-ASL",
+            "Academic Software License",
+            "https://github.com/gabor1/ASL/blob/main/ASL.md",
+            commercial=False,
+            followed_by=("LicenseRef-ASL",),
+            repeated=True,
+        ),
+        Terms(  # UMA; section 1b: derivative works only under it, with a copy of it; its use policy forbids some uses
+            "LicenseRef-FAIR-Chemistry-v1",
+            "FAIR Chemistry License v1",
+            "https://huggingface.co/facebook/OMol25/blob/main/LICENSE",
+            commercial=True,
+            followed_by=("LicenseRef-FAIR-Chemistry-v1",),
+            repeated=True,
+        ),
+    )
 }
 LICENCES = tuple(TERMS)  # SPDX
 
 
-def check_terms(name: str, licence: str, teacher: str, teacher_licence: str) -> None:
-    """Raises LicenceError where ``name`` may not have this licence, or where nobody knows."""
-    allowed = TERMS.get(teacher_licence)
-    if allowed is None:
-        raise LicenceError(
-            f"the weights of {teacher} are {teacher_licence}, whose terms zoo does not know; "
-            f"it knows {', '.join(TERMS)}"
-        )
-    if licence not in allowed:
-        raise LicenceError(
-            f"{name} is {licence}, but the weights of its teacher are {teacher_licence}; "
-            f"set the recipe's licence to {' or '.join(allowed)}"
-        )
+def check_terms(name: str, licence: str, sources: Sequence[Source]) -> None:
+    """Raises LicenceError where one of its sources forbids ``name`` this licence, or where nobody knows."""
+    for source in sources:
+        if source.licence not in TERMS:
+            raise LicenceError(f"{name}: {source}, whose terms zoo does not know; it knows {', '.join(LICENCES)}")
+    for source in sources:
+        if licence not in TERMS[source.licence].followed_by:
+            raise LicenceError(f"{name} is {licence}, but {source}, which forbids that; {_advice(sources)}")
+
+
+def is_commercial(licence: str | None) -> bool | None:
+    """Whether a licence allows commercial use; None for one that zoo does not know."""
+    terms = TERMS.get(licence or "")
+    return terms.commercial if terms else None
+
+
+def _advice(sources: Sequence[Source]) -> str:
+    left = [spdx for spdx in LICENCES if all(spdx in TERMS[source.licence].followed_by for source in sources)]
+    if left:
+        return f"set the recipe's licence to {' or '.join(left)}"
+    stated = ", ".join(f"{source.name} {source.licence}" for source in sources)
+    return f"no licence is left that all its sources allow ({stated}); take other data, or another teacher"

@@ -22,11 +22,12 @@ from zoo.artifact import (
     probe_predictions,
     write_model_folder,
 )
-from zoo.card import CardContext, lint_card, render_card
+from zoo.card import CardContext, render_card
 from zoo.data.labels import Labels
 from zoo.errors import ConfigError
 from zoo.evaluate.report import Report
 from zoo.files import sha256_file
+from zoo.hub.card_lint import lint_card
 from zoo.neighbors import build_graph
 from zoo.publish import publish
 from zoo.recipe import Lock, Recipe, Split, to_yaml
@@ -39,6 +40,7 @@ Samples = Mapping[Split, tuple[list[Atoms], Labels]]
 _CLOSER = 0.95  # of the shortest distance in the training set: still inside the domain
 _MARGIN = 0.05  # of the volume an atom, to both sides
 _NOT_RUN = "(not run yet)"
+_NOT_KNOWN = "0" * 64  # in the place of a digest
 
 
 def package(
@@ -60,7 +62,7 @@ def package(
         report=report,
         config=config,
         recipe=recipe,
-        weights_sha256="",
+        weights_sha256=_NOT_KNOWN,
         snippet=snippet(recipe),
         snippet_output=_NOT_RUN,
         figures=tuple(figures),
@@ -179,6 +181,7 @@ def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher) -> Lineage:
         teacher=teacher.name,
         teacher_weights_sha256=teacher.weights_sha256,
         teacher_licence_weights=teacher.licence_weights,
+        teacher_terms=teacher.terms,
         level_of_theory=teacher.level_of_theory,
         seed=recipe.seed,
         steps=recipe.training.steps,

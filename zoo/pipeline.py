@@ -31,7 +31,7 @@ from zoo.evaluate.compare import Contest, compare, require_packages
 from zoo.evaluate.report import Report
 from zoo.files import atomic_write, sha256_file
 from zoo.hub.catalogue import entries
-from zoo.licences import check_terms
+from zoo.licences import Source, check_terms
 from zoo.package import package
 from zoo.recipe import Lock, Recipe, Split, to_yaml
 from zoo.run import STAGES, Run, Stage
@@ -76,7 +76,8 @@ def make_structures(run: Run) -> Path:
 def make_labels(run: Run) -> Path:
     """``labels/train``, ``labels/validation``, ``labels/test``: what the teacher says."""
     recipe, folder = run.recipe, run.folder / "labels"
-    check_terms(recipe.name, recipe.licence, recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)
+    teacher = Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)
+    check_terms(recipe.name, recipe.licence, [teacher])
     structures = make_structures(run)
     source = sha256_file(structures / "manifest.json")
     if not run.begin("labels", [source, recipe.labels.model_dump(), recipe.teacher.model_dump(), recipe.seed]):

@@ -1,23 +1,23 @@
 """A model folder becomes a version on a hub: checked before, checked after, named last."""
 
-import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from zoo.artifact import DOCUMENTS, MANIFEST, ArtifactConfig, verify_manifest
+from zoo.artifact import DOCUMENTS, MANIFEST, MODEL, ArtifactConfig, verify_manifest
 from zoo.engine import Engine
-from zoo.errors import LicenceError, PublishError
-from zoo.files import atomic_path
+from zoo.errors import HubError, LicenceError, PublishError, ZooError
+from zoo.files import atomic_path, sha256_file
+from zoo.hub.base import Release
+from zoo.hub.card_data import ZooBlock, parse_card
+from zoo.hub.card_lint import lint_card
 from zoo.hub.catalogue import entries
-from zoo.hub.folder import FolderHub, commit_of, digests_of, open_hub
+from zoo.hub.folder import FolderHub
+from zoo.hub.remote import RemoteHub
 from zoo.licences import check_terms
+from zoo.locate import open_hub
 from zoo.naming import EngineName, Repository, default_namespace, is_engine_name, parse_name
-
-_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,35 @@ class PublishResult:
     """What was published, and where."""
 
     repository: str
-    commit: str
-    tag: str
-    files: tuple[str, ...]
-    hub: Path
-    new: bool  # False where the hub had this very content before
+    commit: str | None  # None where a dry run cannot know it
+    tag: str | None
+    files: dict[str, int]  # path: bytes
+    licence: str  # SPDX
+    hub: str
+    new: bool | None  # False where the hub had this very content before
+    public: bool | None  # None where the hub has no private repositories
     dry_run: bool
 
     def __str__(self) -> str:
-        verb = "would publish" if self.dry_run else "published"
-        done = verb if self.new else "nothing new:"
-        return f"{done} {self.repository}@{self.tag} on {self.hub}, commit {self.commit}"
+        return self._plan() if self.dry_run else self._done()
+
+    def _done(self) -> str:
+        verb = "published" if self.new else "nothing new:"
+        seen = {True: ", public", False: ", private (open it with --public)", None: ""}[self.public]
+        return f"{verb} {self.repository}@{self.tag} on {self.hub}, commit {self.commit}{seen}"
+
+    def _plan(self) -> str:
+        size = sum(self.files.values())
+        version = f"@{self.tag}" if self.tag else ""
+        verb = "nothing new:" if self.new is False else "would publish"
+        return "\n".join(
+            [
+                *(f"{size:>12,}  {path}" for path, size in self.files.items()),
+                f"{size:>12,}  bytes in {len(self.files)} files",
+                f"card: no fault found. licence: {self.licence}, which its sources allow.",
+                f"{verb} {self.repository}{version} on {self.hub}",
+            ]
+        )
 
 
 def publish(
@@ -48,27 +66,39 @@ def publish(
 ) -> PublishResult:
     """Publishes a model folder, and returns when it can be loaded by name.
 
-    ``hub`` is a folder, by default what ZOO_HUB names; ``namespace`` is by default what ZOO_NAMESPACE names,
-    else mlff-zoo. ``dry_run`` checks all that can be checked and writes nothing to the hub. Who may read a
-    hub that is a folder is a matter of its permissions, so ``public`` changes nothing there. The same content
-    published again is the same version. Raises IntegrityError, ConfigError, LicenceError, PublishError.
+    ``hub`` is a URL or a folder, by default what ZOO_HUB names, else huggingface.co; ``namespace`` is by default what
+    ZOO_NAMESPACE names, else mlff-zoo. A new repository is private unless ``public``; who may read a hub that is a
+    folder is a matter of its permissions. ``dry_run`` checks all that can be checked without asking a server. The
+    same content published again is the same version, and what was interrupted goes on when it is published again.
+    Raises IntegrityError, ConfigError, LicenceError, PublishError, AccessError.
     """
     target = open_hub(hub)
-    if target is None:
-        raise PublishError("no hub to publish to; pass --hub ./hub or set ZOO_HUB=./hub")
     with tempfile.TemporaryDirectory(prefix="zoo-publish-") as temporary:
         staged = Path(temporary)
         _stage(Path(folder).expanduser(), staged)
-        repository = _approve(staged).repository(default_namespace(namespace))
-        digests = digests_of(staged)
-        commit = commit_of(digests)
-        new = commit not in target.tags(repository).values()
-        tag = target.tag_for(repository, commit) if dry_run else _release(target, repository, staged)
-    return PublishResult(repository.id, commit, tag, tuple(digests), target.root, new, dry_run)
+        config = _approve(staged)
+        name = parse_name(config.name)
+        assert isinstance(name, EngineName)  # it was approved
+        repository = name.repository(default_namespace(namespace))
+        if dry_run:
+            return _planned(target, repository, staged, config, public)
+        gated = config.lineage.teacher_terms is not None
+        release = _release(target, repository, staged, public=public, gated=gated)
+        return PublishResult(
+            repository.id,
+            release.commit,
+            release.tag,
+            _sizes(staged),
+            config.licence,
+            target.title,
+            release.new,
+            release.public,
+            dry_run=False,
+        )
 
 
 def check_licence(config: ArtifactConfig) -> None:
-    """Raises LicenceError where a student's terms are weaker than its teacher's, or where nobody knows."""
+    """Raises LicenceError where a student's terms are weaker than those of its sources, or where nobody knows."""
     lineage = config.lineage
     stated, entry = lineage.teacher_licence_weights, entries().get(lineage.teacher)
     if entry is not None and entry.licence_weights != stated:
@@ -76,36 +106,44 @@ def check_licence(config: ArtifactConfig) -> None:
             f"config.json says that the weights of {lineage.teacher} are {stated}, "
             f"they are {entry.licence_weights}; make the model folder again"
         )
-    check_terms(config.name, config.licence, lineage.teacher, stated)
+    check_terms(config.name, config.licence, lineage.sources)
 
 
 def _stage(folder: Path, staged: Path) -> None:
     """Copies what the manifest lists, and nothing else; it is the copy that is checked and published."""
     for path in (*verify_manifest(folder).paths, MANIFEST):
-        source = folder / path
-        if source.is_symlink() or (source.parent.is_symlink() and source.parent != folder):
-            raise PublishError(f"{source} is a link; publish a folder that holds its files itself")
+        source = _own_file(folder, path)
         with atomic_path(staged / path) as copy:
             shutil.copyfile(source, copy)
     verify_manifest(staged)
 
 
-def _approve(staged: Path) -> EngineName:
-    """The name under which a folder may be published. Raises PublishError where it may not."""
+def _own_file(folder: Path, path: str) -> Path:
+    """The file itself. Links are followed where a hub's layout has them, from a snapshot to the blobs beside it."""
+    source = folder / path
+    if not source.is_symlink() and (source.parent == folder or not source.parent.is_symlink()):
+        return source
+    whole = folder.resolve()
+    blobs = whole.parent.parent / "blobs"
+    if whole.parent.name == "snapshots" and source.resolve().parent == blobs and not source.parent.is_symlink():
+        return source.resolve()
+    raise PublishError(f"{source} is a link; publish a folder that holds its files itself")
+
+
+def _approve(staged: Path) -> ArtifactConfig:
+    """The config of a folder that may be published. Raises PublishError, LicenceError where it may not."""
     missing = [path for path in DOCUMENTS if not (staged / path).is_file()]
     if missing:
         raise PublishError(f"the model folder has no {', '.join(missing)}; make it again with zoo distill")
     config = _checked(staged)
-    check_licence(config)
-    _check_card((staged / DOCUMENTS[0]).read_text(encoding="utf-8", errors="replace"), config)
     if not is_engine_name(config.name):
         raise PublishError(f"the engine is called {config.name!r}; expected family/engine")
     entry = entries().get(config.name)
     if entry is not None and entry.status == "package":
         raise PublishError(f"{config.name} is the name of a teacher; give the recipe another name")
-    name = parse_name(config.name)
-    assert isinstance(name, EngineName)
-    return name
+    check_licence(config)
+    _check_card(staged, config)
+    return config
 
 
 def _checked(folder: Path) -> ArtifactConfig:
@@ -122,20 +160,60 @@ def _checked(folder: Path) -> ArtifactConfig:
     return engine.config
 
 
-def _check_card(card: str, config: ArtifactConfig) -> None:
-    """What a hub reads of the card must not contradict the engine."""
-    front_matter = _FRONT_MATTER.match(card)
-    try:
-        stated = yaml.safe_load(front_matter[1]) if front_matter else None
-    except yaml.YAMLError as error:
-        raise PublishError(f"README.md: its front matter is not YAML ({' '.join(str(error).split())})") from error
-    licence, expected = stated.get("license") if isinstance(stated, dict) else None, config.licence.lower()
-    if licence != expected:
-        raise LicenceError(f"README.md states license {licence!r}, config.json {expected!r}; render the card again")
+def _check_card(staged: Path, config: ArtifactConfig) -> None:
+    """What a hub reads of the card must be what hubs take, and must not contradict the engine."""
+    text = (staged / DOCUMENTS[0]).read_text(encoding="utf-8", errors="replace")
+    faults = lint_card(text, staged)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise PublishError(f"README.md: {faults[0]}{more}; make the model folder again, or mend it")
+    card = parse_card(text)
+    assert card.zoo is not None  # the lint asks for it
+    for what, (stated, true) in _statements(card.zoo, config, sha256_file(staged / MODEL)).items():
+        if stated != true:
+            raise LicenceError(f"README.md states {what} {stated}, config.json {true}; make the model folder again")
+    terms = config.lineage.teacher_terms
+    if terms and " ".join((card.terms or "").split()) != " ".join(terms.split()):
+        raise LicenceError(f"README.md does not repeat the terms of {config.lineage.teacher}; make the folder again")
 
 
-def _release(hub: FolderHub, repository: Repository, staged: Path) -> str:
+def _statements(block: ZooBlock, config: ArtifactConfig, weights: str) -> dict[str, tuple[object, object]]:
+    """What the card says and what is true, of all that decides who may use what."""
+    lineage = config.lineage
+    return {
+        "the name": (block.name, config.name),
+        "the licence": (block.licence_weights, config.licence),
+        "the teacher": (block.teacher.name, lineage.teacher),
+        "its licence": (block.teacher.licence, lineage.teacher_licence_weights),
+        "data": (block.data, lineage.data),
+        "elements": (set(block.elements), set(config.domain.elements)),
+        "parameters": (block.weights.parameters, config.parameters),
+        "the digest of the weights": (block.weights.sha256, weights),
+    }
+
+
+def _planned(
+    target: FolderHub | RemoteHub, repository: Repository, staged: Path, config: ArtifactConfig, public: bool
+) -> PublishResult:
+    """A folder says which version it would be; a server is not asked, for that may need a token."""
+    tag, new = target.tag_for(repository, staged) if isinstance(target, FolderHub) else (None, None)
+    seen = None if isinstance(target, FolderHub) else public
+    return PublishResult(
+        repository.id, None, tag, _sizes(staged), config.licence, target.title, new, seen, dry_run=True
+    )
+
+
+def _sizes(staged: Path) -> dict[str, int]:
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    return {path.relative_to(staged).as_posix(): path.stat().st_size for path in files}
+
+
+def _release(hub: FolderHub | RemoteHub, repository: Repository, staged: Path, *, public: bool, gated: bool) -> Release:
     try:
-        return hub.add(repository, staged, accept=_checked)
+        return hub.add(repository, staged, accept=_checked, public=public, gated=gated)
+    except HubError as error:
+        raise PublishError(f"{error}. Nothing is lost: run the same again") from error
+    except ZooError:
+        raise  # some are errors of the system too
     except OSError as error:
-        raise PublishError(f"{hub.root}: {error}; no version was released, so run the same again") from error
+        raise PublishError(f"{hub.title}: {error}; no version was released, so run the same again") from error

@@ -27,7 +27,7 @@ _LAST = {
     "evaluation": ("report.json",),
     "model": ("manifest.json",),
 }
-_FORMATS = {"structures": 1, "labels": 1, "train": 1, "twin": 1, "evaluation": 1, "model": 1}
+_FORMATS = {"structures": 1, "labels": 1, "train": 1, "twin": 1, "evaluation": 1, "model": 2}
 
 
 class StageRecord(Config):

@@ -19,25 +19,18 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import ConfigError, IntegrityError, UnknownNameError
+from zoo.artifact import DOCUMENTS, MANIFEST, read_manifest, verify_file
+from zoo.config import MAX_CONFIG_BYTES
+from zoo.errors import IntegrityError, UnknownNameError, ZooError
 from zoo.files import sha256_file, sync
-from zoo.naming import Repository, engine_name_of
+from zoo.hub.base import Listed, Release, Resolved
+from zoo.hub.card_data import parse_card
+from zoo.naming import COMMIT, VERSION, Repository, engine_name_of, is_revision, next_version, versions
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_TAG = re.compile(r"v([1-9][0-9]*)")
 _WORKSPACE = ".publishing"
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of a repository, as a folder of files."""
-
-    commit: str
-    tag: str | None
-    folder: Path
+_LONGEST_REF = 100  # bytes
 
 
 class FolderHub:
@@ -46,59 +39,109 @@ class FolderHub:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def find(self, repository: Repository) -> Version | None:
-        """The version that is asked for, by default the newest tag, else the branch main.
+    @property
+    def title(self) -> str:
+        return str(self.root)
 
-        None where the hub has no such repository; raises UnknownNameError where it has no such revision.
-        """
-        refs = self._refs(repository)
-        if not refs:
-            return None
-        tags = self.tags(repository)
+    def resolve(self, repository: Repository) -> Resolved | None:
+        """See ``Hub``; a commit counts where its snapshot is there."""
+        refs = self.refs(repository)
+        tags = versions(refs)
         revision = repository.revision or next(reversed(tags), "main")
-        commit = revision if _COMMIT.fullmatch(revision) else refs.get(revision)
-        folder = self._snapshot(repository, commit or "")
-        if commit is None or not folder.is_dir():
-            known = ", ".join(refs)
+        commit = revision if COMMIT.fullmatch(revision) else refs.get(revision)
+        if commit is None or not self.snapshot(repository, commit).is_dir():
+            if not refs:
+                return None
+            known = ", ".join(refs)[:200]
             raise UnknownNameError(f"{self.root} has no {repository.id} of revision {revision}; it has {known}")
-        named = revision if revision in tags else _tag_of(commit, tags)
-        return Version(commit, named, folder)
+        tag = revision if revision in tags else _tag_of(commit, tags)
+        moving = repository.revision is None
+        return Resolved(commit, tag, self._new_version(repository, refs) if moving else None)
 
-    def tags(self, repository: Repository) -> dict[str, str]:
-        """The commit of each released version, oldest first."""
-        found = {name: commit for name, commit in self._refs(repository).items() if _TAG.fullmatch(name)}
-        return dict(sorted(found.items(), key=lambda item: int(item[0][1:])))
+    def fetch(self, repository: Repository, resolved: Resolved) -> Path:
+        """See ``Hub``; the files are there, and who reads them verifies them."""
+        return self._own_snapshot(repository, resolved.commit)
 
-    def engine_names(self, namespace: str) -> list[str]:
-        """The engines of a namespace that are there."""
+    def read_card(self, repository: Repository, resolved: Resolved) -> str:
+        """See ``Hub``."""
+        return read_document(self._own_snapshot(repository, resolved.commit), DOCUMENTS[0])
+
+    def engines(self, namespace: str) -> list[Listed]:
+        """See ``Hub``."""
         prefix = f"models--{namespace}--"
-        places = {path.parent.parent.name for path in self.root.glob(f"{prefix}*/refs/*")}
-        return sorted(name for place in places if (name := engine_name_of(place.removeprefix(prefix))))
+        places = {path.parent.parent.name.removeprefix(prefix) for path in self.root.glob(f"{prefix}*/refs/*")}
+        names = {name: Repository(namespace, place) for place in places if (name := engine_name_of(place))}
+        return [self._listed(name, names[name]) for name in sorted(names)]
 
-    def tag_for(self, repository: Repository, commit: str) -> str:
-        """The tag of a commit, or the one that it would get."""
-        tags = self.tags(repository)
-        newest = next(reversed(tags), "v0")
-        return _tag_of(commit, tags) or f"v{int(newest[1:]) + 1}"
+    def refs(self, repository: Repository) -> dict[str, str]:
+        """The commit of each name. Raises IntegrityError where a file holds none."""
+        refs = {}
+        for path in sorted((self.root / repository.folder / "refs").glob("[!.]*")):
+            folder = path.is_dir() and not VERSION.fullmatch(path.name)  # refs/pr of a cache of huggingface.co
+            if not folder and is_revision(path.name):
+                refs[path.name] = _read_ref(path)
+        return refs
 
-    def add(self, repository: Repository, files: Path, accept: Callable[[Path], object]) -> str:
-        """The tag of the version that has the files of a folder, added unless it is there; safe to repeat.
+    def snapshot(self, repository: Repository, commit: str) -> Path:
+        """Where the files of a commit are."""
+        return self.root / repository.folder / "snapshots" / commit
 
-        ``accept`` sees the version by its commit before it has a name, and raises where it must not get one.
-        """
-        place = self.root / repository.folder
-        digests = digests_of(files)
-        commit = commit_of(digests)
+    def _own_snapshot(self, repository: Repository, commit: str) -> Path:
+        """A snapshot whose links stay in the repository. Raises IntegrityError for another."""
+        folder, place = self.snapshot(repository, commit), (self.root / repository.folder).resolve()
+        for path in (folder, *folder.rglob("*")):
+            if not _is_within(path, place):
+                raise IntegrityError(f"{path} is a link that leaves its hub; pull or publish the engine again")
+        return folder
+
+    def tag_for(self, repository: Repository, files: Path) -> tuple[str, bool]:
+        """The tag of the version that has these files, or the one that it would get, and whether it is new."""
+        tags = versions(self.refs(repository))
+        known = self._tag_of_content(repository, tags, files)
+        return (known, False) if known else (next_version(tags), True)
+
+    def add(
+        self,
+        repository: Repository,
+        files: Path,
+        accept: Callable[[Path], object],
+        *,
+        public: bool = False,
+        gated: bool = False,
+    ) -> Release:
+        """See ``Hub``. Who may read a folder is a matter of its permissions, so ``public`` changes nothing."""
+        commit = commit_of(digests_of(files))
         with self._workspace() as workspace:
-            for name in ("blobs", "snapshots", "refs"):
-                (place / name).mkdir(parents=True, exist_ok=True)
-            for path, digest in digests.items():
-                _store(files / path, place / "blobs" / digest, workspace)
-            sync(place / "blobs")
-            snapshot = self._snapshot(repository, commit)
-            _link(snapshot, digests, workspace)
-            accept(snapshot)
-            return self._name(repository, commit, workspace)
+            tags = versions(self.refs(repository))
+            known = self._tag_of_content(repository, tags, files)
+            commit = tags[known] if known else commit
+            self._store(repository, commit, files, workspace)
+            accept(self.snapshot(repository, commit))
+            return Release(commit, known or self._name(repository, commit, workspace), new=not known)
+
+    def keep(self, repository: Repository, resolved: Resolved, files: Path) -> None:
+        """Adds a version of another hub under the commit and the tag that it has there; safe to repeat.
+
+        Raises IntegrityError where the tag stands for another commit here.
+        """
+        with self._workspace() as workspace:
+            self._store(repository, resolved.commit, files, workspace)
+            tags = versions(self.refs(repository))
+            if resolved.tag and tags.get(resolved.tag, resolved.commit) != resolved.commit:
+                held = f"{self.root} has another {repository.id}@{resolved.tag} (commit {tags[resolved.tag][:12]})"
+                raise IntegrityError(f"{held} than {resolved.commit[:12]}; choose another folder")
+            tags |= {resolved.tag: resolved.commit} if resolved.tag else {}
+            newest = next(reversed(versions(tags).values()), resolved.commit)
+            for name, commit in {resolved.tag or "main": resolved.commit, "main": newest}.items():
+                self.name(repository, name, commit, workspace)
+
+    def name(self, repository: Repository, name: str, commit: str, workspace: Path | None = None) -> None:
+        """Lets a branch or tag stand for a commit."""
+        refs = self.root / repository.folder / "refs"
+        refs.mkdir(parents=True, exist_ok=True)
+        place = (workspace or refs) / f".{name}.{os.getpid()}"
+        _write_ref(place, commit).replace(refs / name)
+        sync(refs)
 
     @contextmanager
     def _workspace(self) -> Iterator[Path]:
@@ -111,41 +154,66 @@ class FolderHub:
         with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=self.root) as mine:
             yield Path(mine)
 
+    def _store(self, repository: Repository, commit: str, files: Path, workspace: Path) -> None:
+        """Contents, then the snapshot of links to them."""
+        place = self.root / repository.folder
+        for name in ("", "blobs", "snapshots", "refs"):
+            if (place / name).is_symlink():
+                raise IntegrityError(f"{place / name} is a link, and zoo writes into the hub alone; remove it")
+            (place / name).mkdir(parents=True, exist_ok=True)
+        digests = digests_of(files)
+        for path, digest in digests.items():
+            _store(files / path, place / "blobs" / digest, workspace)
+        sync(place / "blobs")
+        _link(self.snapshot(repository, commit), digests, workspace)
+
     def _name(self, repository: Repository, commit: str, workspace: Path) -> str:
-        """Moves main to the commit and tags it, unless it has a tag; no two commits get the same one."""
+        """Moves main to the commit and gives it the next tag; no two commits get the same one."""
         refs = self.root / repository.folder / "refs"
         while True:
-            tags = self.tags(repository)
+            tags = versions(self.refs(repository))
             known = _tag_of(commit, tags)
             if known:
                 return known
             _write_ref(workspace / "main", commit).replace(refs / "main")
-            tag = self.tag_for(repository, commit)
             with suppress(FileExistsError):
-                (refs / tag).hardlink_to(_write_ref(workspace / "tag", commit))
+                (refs / next_version(tags)).hardlink_to(_write_ref(workspace / "tag", commit))
             sync(refs)
 
-    def _refs(self, repository: Repository) -> dict[str, str]:
-        """The commit of each name. Raises IntegrityError where a file holds none."""
-        refs = {}
-        for path in sorted((self.root / repository.folder / "refs").glob("[!.]*")):
-            if path.is_dir():  # refs/pr of a cache of huggingface.co
-                continue
-            refs[path.name] = path.read_text(encoding="ascii", errors="replace").strip()
-            if not _COMMIT.fullmatch(refs[path.name]):
-                raise IntegrityError(f"{path} holds no commit; remove it, and publish the engine again")
-        return refs
+    def _tag_of_content(self, repository: Repository, tags: dict[str, str], files: Path) -> str | None:
+        """The version whose manifest is that of the files: it lists them all, so they are the same."""
+        sought = (files / MANIFEST).read_bytes()
+        for tag, commit in tags.items():
+            manifest = self.snapshot(repository, commit) / MANIFEST
+            alike = manifest.is_file() and manifest.stat().st_size == len(sought)
+            if alike and manifest.read_bytes() == sought:
+                return tag
+        return None
 
-    def _snapshot(self, repository: Repository, commit: str) -> Path:
-        return self.root / repository.folder / "snapshots" / commit
+    def _new_version(self, repository: Repository, refs: dict[str, str]) -> str | None:
+        card = self.snapshot(repository, refs.get("main", "")) / DOCUMENTS[0]
+        if "main" not in refs or not card.is_file() or card.stat().st_size > MAX_CONFIG_BYTES:
+            return None
+        return parse_card(card.read_text(encoding="utf-8", errors="replace")).new_version
+
+    def _listed(self, name: str, repository: Repository) -> Listed:
+        """One broken engine must not hide the others."""
+        try:
+            resolved = self.resolve(repository)
+            assert resolved is not None  # it has refs
+            card = parse_card(self.read_card(repository, resolved))
+        except (ZooError, OSError):
+            return Listed(name, repository.id, None)
+        return Listed(name, repository.id, card, resolved.commit, resolved.tag)
 
 
-def open_hub(hub: str | Path | None) -> FolderHub | None:
-    """The hub that is named, else the one that ZOO_HUB names, else None. Raises ConfigError for a URL."""
-    named = str(hub or os.environ.get("ZOO_HUB") or "")
-    if "://" in named:
-        raise ConfigError(f"hub {named}: hubs are folders so far; pass --hub ./hub or set ZOO_HUB=./hub")
-    return FolderHub(Path(named).expanduser()) if named else None
+def read_document(folder: Path, path: str) -> str:
+    """A text of a model folder, verified. Raises IntegrityError."""
+    entry = next((entry for entry in read_manifest(folder).files if entry.path == path), None)
+    if entry is None:
+        raise IntegrityError(f"{folder} has no {path} in its {MANIFEST}")
+    verify_file(folder, entry)
+    return (folder / path).read_text(encoding="utf-8", errors="replace")
 
 
 def commit_of(digests: dict[str, str]) -> str:
@@ -155,13 +223,13 @@ def commit_of(digests: dict[str, str]) -> str:
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below a folder, by its path."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    """SHA-256 of each file below a folder, by its path; hidden ones are nobody's business."""
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: sha256_file(path) for name, path in names.items() if not re.search(r"(^|/)\.", name)}
 
 
 def _store(file: Path, blob: Path, workspace: Path) -> None:
-    if blob.is_file() and sha256_file(blob) == blob.name:
+    if blob.is_file() and not blob.is_symlink() and sha256_file(blob) == blob.name:
         return
     copy = workspace / "blob"
     shutil.copyfile(file, copy)
@@ -172,13 +240,13 @@ def _store(file: Path, blob: Path, workspace: Path) -> None:
 def _link(snapshot: Path, digests: dict[str, str], workspace: Path) -> None:
     """Makes the snapshot, unless it is there and whole."""
     targets = {path: "../" * (path.count("/") + 2) + f"blobs/{digest}" for path, digest in digests.items()}
-    if snapshot.is_dir() and _links(snapshot) == targets:
+    if snapshot.is_dir() and not snapshot.is_symlink() and _links(snapshot) == targets:
         return
     built = workspace / "snapshot"
     for path, target in targets.items():
         (built / path).parent.mkdir(parents=True, exist_ok=True)
         (built / path).symlink_to(target)
-    if snapshot.exists():
+    if snapshot.exists() or snapshot.is_symlink():
         snapshot.replace(workspace / "broken")
     built.replace(snapshot)
     sync(snapshot.parent)
@@ -188,6 +256,22 @@ def _links(snapshot: Path) -> dict[str, str]:
     found = [path for path in snapshot.rglob("*") if path.is_symlink() or path.is_file()]
     targets = [str(path.readlink()) if path.is_symlink() else "" for path in found]
     return {path.relative_to(snapshot).as_posix(): target for path, target in zip(found, targets, strict=True)}
+
+
+def _is_within(path: Path, place: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(place)
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
+def _read_ref(path: Path) -> str:
+    """The commit in a file. A link, a pipe or a large file is none, and is not opened."""
+    whole = path.is_file() and not path.is_symlink() and path.stat().st_size <= _LONGEST_REF
+    commit = path.read_text(encoding="ascii", errors="replace").strip() if whole else ""
+    if not COMMIT.fullmatch(commit):
+        raise IntegrityError(f"{path} holds no commit; remove it, and publish or pull the engine again")
+    return commit
 
 
 def _write_ref(path: Path, commit: str) -> Path:

@@ -17,3 +17,4 @@ class Teacher:
     licence_code: str  # SPDX
     licence_weights: str  # SPDX
     citation: str
+    terms: str | None = None  # the text that its licence obliges its users to repeat

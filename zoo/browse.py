@@ -1,0 +1,95 @@
+"""Engines for people to choose from: lists and facts as text, and the cards of a hub as a web page."""
+
+from pathlib import Path
+from typing import Any
+
+from zoo.calculator import elements_text
+from zoo.evaluate.report import QUANTITIES
+from zoo.gallery import Page, write_gallery
+from zoo.hub.base import Hub
+from zoo.listing import Row, fetched_row, listing
+from zoo.locate import fetch, locate, open_hub
+from zoo.naming import default_namespace, parse_name
+
+STATUSES = "package: comes with a Python package. recipe: make it with zoo distill NAME. published: on the hub."
+_HEADS = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
+_FACTS = {  # key of a row: what a person calls it
+    "status": "status",
+    "purpose": "purpose",
+    "subset": "subset",
+    "elements": "elements",
+    "parameters": "parameters",
+    "teacher": "teacher",
+    "package": "package",
+    "licence_weights": "licence of the weights",
+    "licence_code": "licence of the code",
+    "commercial": "commercial use",
+    "hub": "hub",
+    "repository": "repository",
+    "version": "version",
+    "commit": "commit",
+}
+_UNITS = {quantity.key: (quantity.label, quantity.unit) for quantity in QUANTITIES}
+
+
+def list_text(rows: list[Row], width: int) -> str:
+    """A line an engine, no longer than the width unless its name is, and what the statuses mean."""
+    if not rows:
+        return "no engine is like that; zoo list shows all"
+    cells = [{key: _line(row[key]) for key in _HEADS} for row in (_HEADS, *rows)]
+    name, status, licence = (max(len(line[key]) for line in cells) for key in list(_HEADS)[:3])
+    room = max(width - (name + status + licence + 6), 20)
+    lines = [
+        f"{line['name']:<{name}}  {line['status']:<{status}}  {line['licence_weights']:<{licence}}  "
+        + _cut(line["purpose"], room)
+        for line in cells
+    ]
+    return "\n".join([*lines, "", STATUSES])
+
+
+def info_text(row: Row) -> str:
+    """The facts of one engine, a line each, and its errors against its teacher."""
+    facts = {label: _fact(row[key]) for key, label in _FACTS.items() if row[key] is not None}
+    for key, value in (row["metrics"] or {}).items():
+        label, unit = _UNITS.get(key, (key, ""))
+        facts[label] = f"{value:.4g} {unit}".strip()
+    width = max(map(len, facts))
+    return "\n".join([_line(row["name"]), *(f"  {label:<{width}}  {value}" for label, value in facts.items())])
+
+
+def build_gallery(folder: str | Path, hub: str | Path | None = None, *, namespace: str | None = None) -> Path:
+    """Writes the engines of the catalogue and of a namespace on a hub as a web page, and returns its index.
+
+    Raises HubError, AccessError, IntegrityError, and ConfigError for a folder that holds something else.
+    """
+    target, owner = open_hub(hub), default_namespace(namespace)
+    pages = [_page(row, target, owner) for row in listing(hub, namespace=namespace)]
+    return write_gallery(Path(folder).expanduser(), pages, title=f"Engines of {owner} on {target.title}")
+
+
+def _page(row: Row, hub: Hub, namespace: str) -> Page:
+    if row["status"] != "published":
+        return Page(row)
+    name = parse_name(row["name"])
+    assert not isinstance(name, Path)
+    fetched = fetch(locate(name, hub, namespace))
+    facts, card = fetched_row(fetched)
+    figures = {f"figures/{path.name}": path for path in sorted((fetched.folder / "figures").glob("*.png"))}
+    return Page(facts, card, figures)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return "allowed" if value else "forbidden"
+    if isinstance(value, list):
+        return elements_text(value)
+    return f"{value:,}" if isinstance(value, int) else _line(value)
+
+
+def _line(text: str | None) -> str:
+    """One line without control characters: a hub may hold anything."""
+    return "".join(letter if letter.isprintable() else " " for letter in text or "-")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip(" ,") + "…"

@@ -1,0 +1,250 @@
+"""What zoo asks of a hub over HTTP, in terms of the stock client, one method a question.
+
+Importing this file imports the client, which takes a third of a second; reading what is cached does without it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_token,
+)
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from zoo.errors import AccessError, ConfigError, IntegrityError
+from zoo.hub.cache import HUGGING_FACE, hub_title
+from zoo.hub.guard import ANSWER_BYTES, SLOWEST, Guard, TransientError, guarded
+from zoo.naming import Repository
+from zoo.version import __version__
+
+T = TypeVar("T")
+
+TIMEOUT = 10.0  # seconds that a silent server is waited for
+_PAUSES = (1.0, 3.0)  # seconds between tries
+_LONGEST_WAIT = 30.0  # seconds
+_MOST_ENGINES = 1000  # of a namespace that are listed
+_PROGRESS = 50_000_000  # bytes from which a download shows how far it is
+
+
+@dataclass(frozen=True)
+class Refs:
+    """The commit of each branch and tag."""
+
+    branches: dict[str, str]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file on the hub: its size, and its SHA-256 or, where the hub keeps it in git, the SHA-1 of its git object."""
+
+    size: int
+    digest: str
+
+
+class Client:
+    """A hub over HTTP. Raises HubError and AccessError, in one line, and never waits without end."""
+
+    def __init__(self, endpoint: str, timeout: float | None = None) -> None:
+        self.endpoint = endpoint
+        self.title = hub_title(endpoint)
+        self.timeout = timeout or _timeout()
+        self.token = _token(endpoint)
+        self._guard = Guard(endpoint, self.token, self.timeout)
+        self._api = HfApi(endpoint=endpoint, token=self.token or False, library_name="zoo", library_version=__version__)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Connections that are kept open for what is asked in the block."""
+        with guarded(self._guard):
+            yield
+
+    def refs(self, repository: Repository) -> Refs | None:
+        """Branches and tags; None where there is no such repository, or none that this user may see."""
+        with self._asking(f"the versions of {repository.id}", patience=0.5):
+            try:
+                found = self._api.list_repo_refs(repository.id)
+            except RepositoryNotFoundError as error:
+                if type(error) is not RepositoryNotFoundError:
+                    raise  # gated
+                return None
+            parts = (found.branches, found.tags)
+            return Refs(*({one.name: str(one.target_commit) for one in part} for part in parts))
+
+    def card_data(self, repository: Repository) -> dict[str, Any]:
+        """The front matter of the card on the branch main."""
+        with self._asking(f"the card of {repository.id}", patience=0.5):
+            data = self._api.model_info(repository.id).card_data
+            return data.to_dict() if data else {}
+
+    def engines(self, namespace: str) -> list[tuple[str, dict[str, Any]]]:
+        """Repository ids of a namespace that hold engines of zoo, each with the front matter of its card."""
+        with self._asking(f"the engines of {namespace}", patience=1):
+            found = self._api.list_models(author=namespace, filter="zoo", full=True, cardData=True)
+            many = list(islice(found, _MOST_ENGINES))
+            return [(one.id, one.card_data.to_dict() if one.card_data else {}) for one in many]
+
+    def download(self, repository: Repository, commit: str, paths: Sequence[str], cache: Path, *, size: int) -> Path:
+        """The folder with these files of a commit, of ``size`` bytes together, in a cache of the client's layout."""
+        title = f"{repository.id} {commit[:12]}"
+        with self._transfer(f"fetching {title}", size), _quiet(unless=size > _PROGRESS):
+            try:
+                if len(paths) > 1:
+                    return Path(
+                        self._api.snapshot_download(
+                            repository.id,
+                            revision=commit,
+                            cache_dir=cache,
+                            etag_timeout=self.timeout,
+                            allow_patterns=list(paths),
+                            max_workers=4,
+                        )
+                    )
+                file = Path(
+                    self._api.hf_hub_download(
+                        repository.id, paths[0], revision=commit, cache_dir=cache, etag_timeout=self.timeout
+                    )
+                )
+                return file.parents[paths[0].count("/")]
+            except RemoteEntryNotFoundError as error:
+                lacks = f"{title} on {self.title} has no {paths[0]}"
+                raise IntegrityError(f"{lacks}, so it is no engine of zoo; check the name") from error
+
+    def create(self, repository: Repository) -> None:
+        """A private repository, unless there is one."""
+        with self._asking(f"making {repository.id}", patience=6):
+            self._api.create_repo(repository.id, private=True, exist_ok=True)
+
+    def tree(self, repository: Repository, commit: str) -> dict[str, Stored]:
+        """Every file of a commit."""
+        with self._asking(f"the files of {repository.id}", patience=6):
+            found = self._api.list_repo_tree(repository.id, revision=commit, recursive=True)
+            files = [one for one in islice(found, 10_000) if isinstance(one, RepoFile)]
+            return {one.path: _stored(one) for one in files}
+
+    def stored(self, repository: Repository, commit: str, path: str) -> Stored | None:
+        """One file of a commit."""
+        with self._asking(f"the files of {repository.id}", patience=3):
+            found = self._api.get_paths_info(repository.id, [path], revision=commit)
+            return next((_stored(one) for one in found if isinstance(one, RepoFile) and one.path == path), None)
+
+    def commit(
+        self, repository: Repository, files: dict[str, Path], obsolete: Sequence[str], *, parent: str, message: str
+    ) -> str:
+        """One commit on the branch main that adds files and deletes obsolete ones. Raises ConflictError."""
+        size = sum(file.stat().st_size for file in files.values())
+        with (
+            self._transfer(f"publishing {repository.id}", size),
+            _quiet(unless=size > _PROGRESS),
+            ExitStack() as opened,
+        ):
+            operations: list[Any] = [
+                CommitOperationAdd(path, opened.enter_context(file.open("rb"))) for path, file in files.items()
+            ]
+            operations += [CommitOperationDelete(path) for path in obsolete]
+            done = self._api.create_commit(
+                repository.id, operations, commit_message=message, parent_commit=parent, num_threads=2
+            )
+            return str(done.oid)
+
+    def tag(self, repository: Repository, tag: str, commit: str) -> None:
+        """Raises ConflictError where the tag exists."""
+        with self._asking(f"tagging {repository.id}", patience=3):
+            self._api.create_tag(repository.id, tag=tag, revision=commit, exist_ok=False)
+
+    def is_public(self, repository: Repository) -> bool:
+        with self._asking(f"the settings of {repository.id}", patience=3):
+            return not self._api.model_info(repository.id).private
+
+    def set_access(self, repository: Repository, *, public: bool, gated: bool) -> None:
+        """Asks readers to accept the terms first, then opens the repository; neither is ever taken back."""
+        with self._asking(f"the settings of {repository.id}", patience=6):
+            if gated:
+                self._api.update_repo_settings(repository.id, gated="auto")
+            if public:
+                self._api.update_repo_settings(repository.id, private=False)
+
+    def delete(self, repository: Repository) -> None:
+        with self._asking(f"deleting {repository.id}", patience=6):
+            self._api.delete_repo(repository.id, missing_ok=True)
+
+    def require_token(self) -> None:
+        """Raises AccessError where there is none."""
+        if self.token is None:
+            own = self.endpoint == HUGGING_FACE
+            remedy = "run: hf auth login, or set HF_TOKEN" if own else "set ZOO_HUB_TOKEN to a token of that hub"
+            raise AccessError(f"publishing on {self.title} needs a token that may write; {remedy}")
+
+    @contextmanager
+    def _asking(self, what: str, patience: float) -> Iterator[None]:
+        with self._guard.phase(what, seconds=patience * self.timeout):
+            yield
+
+    @contextmanager
+    def _transfer(self, what: str, size: int) -> Iterator[None]:
+        """Twice the size, for what is fetched again after a connection broke."""
+        with self._guard.phase(what, seconds=6 * self.timeout + size / SLOWEST, size=2 * size + ANSWER_BYTES):
+            yield
+
+
+def persistent(action: Callable[[], T]) -> T:
+    """What the action returns, tried again where its failure may pass; it must be safe to repeat.
+
+    A hub that asks to wait longer than half a minute is not waited for.
+    """
+    for pause in _PAUSES:
+        try:
+            return action()
+        except TransientError as error:
+            if error.wait is not None and error.wait > _LONGEST_WAIT:
+                raise
+            time.sleep(max(pause, error.wait or 0.0))
+    return action()
+
+
+def _stored(file: RepoFile) -> Stored:
+    if file.lfs is not None:
+        return Stored(int(file.lfs.size), str(file.lfs.sha256))
+    return Stored(int(file.size), str(file.blob_id))
+
+
+def _token(endpoint: str) -> str | None:
+    """That of huggingface.co for huggingface.co alone; ZOO_HUB_TOKEN for any other hub."""
+    if endpoint == HUGGING_FACE:
+        return get_token()
+    return os.environ.get("ZOO_HUB_TOKEN") or None
+
+
+def _timeout() -> float:
+    text = os.environ.get("ZOO_HUB_TIMEOUT") or str(TIMEOUT)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise ConfigError(f"ZOO_HUB_TIMEOUT={text!r}; expected seconds, such as 60")
+    return seconds
+
+
+@contextmanager
+def _quiet(unless: bool) -> Iterator[None]:
+    """Without progress bars, for what takes a moment."""
+    if unless or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

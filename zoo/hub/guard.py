@@ -1,0 +1,265 @@
+"""A session of the stock client that waits for no server for ever and believes none.
+
+The client has one HTTP session for the whole process, which ``guarded`` replaces while zoo speaks to a hub, and puts
+back. Every request of it has a timeout, every phase a time and a size that it may take; the token goes to its own hub
+alone; headers that become names of files must be digests. Other threads that use the client meanwhile use this session.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote
+
+from huggingface_hub import close_session, set_client_factory
+from huggingface_hub.errors import (
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import _http as client_http
+from huggingface_hub.utils import httpx, logging
+
+from zoo.errors import AccessError, HubError, UnknownNameError, ZooError
+from zoo.hub.cache import HUGGING_FACE, hub_title
+
+SLOWEST = 10_000  # bytes in a second that a transfer must reach on average
+ANSWER_BYTES = 32 << 20  # that an answer other than a file may have
+
+_DIGEST = re.compile(r'(W/)?"?([0-9a-f]{40}|[0-9a-f]{64})"?')
+_RESOLVE = re.compile(r"/resolve/([^/]+)/")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
+_LOCK = threading.RLock()
+
+
+class TransientError(HubError):
+    """A failure that may be gone when the same is tried again, after ``wait`` seconds where the hub said so."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class ConflictError(HubError):
+    """Somebody else changed the repository, or took the name, in the meantime."""
+
+
+class Guard:
+    """The rules for every request to one hub."""
+
+    def __init__(self, endpoint: str, token: str | None, timeout: float) -> None:
+        self.endpoint = endpoint
+        self.token = token
+        self.timeout = timeout
+        self.title = hub_title(endpoint)
+        self._origin = httpx.URL(endpoint)
+        self._what = ""  # the phase, for messages
+        self._seconds = 0.0  # that it may take
+        self._left = 0  # bytes that it may still take
+        self._expired = False
+
+    @contextmanager
+    def phase(self, what: str, *, seconds: float, size: int = ANSWER_BYTES) -> Iterator[None]:
+        """One thing that is asked of the hub: within ``seconds`` and ``size`` bytes, its errors in zoo's words."""
+        self._what, self._seconds, self._left, self._expired = what, seconds, size, False
+        timer = threading.Timer(seconds, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except ZooError:
+            raise
+        except Exception as error:
+            if self._expired:
+                raise self._too_slow() from error
+            raise self._in_plain_words(error) from error
+        finally:
+            timer.cancel()
+
+    def attach(self, client: Any) -> Any:
+        """An HTTP client as the user's program makes it, with its proxies and certificates, under these rules."""
+        hooks = client.event_hooks
+        client.event_hooks = {
+            "request": [*hooks.get("request", ()), self._check_request],
+            "response": [*hooks.get("response", ()), self._check_response],
+        }
+        client.send = self._told(client.send)
+        return client
+
+    def _told(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        """Its failures in zoo's words at once: the client would try five times more, with pauses, whatever they are."""
+
+        def send_once(request: Any, **how: Any) -> Any:
+            try:
+                return send(request, **how)
+            except httpx.TransportError as error:
+                raise (self._too_slow() if self._expired else self._in_plain_words(error)) from error
+
+        return send_once
+
+    def _expire(self) -> None:
+        self._expired = True
+        close_session()  # ends what still waits, and what trickles
+
+    def _check_request(self, request: Any) -> None:
+        """Timeouts for all, the token for its hub alone, nothing compressed that no limit could hold."""
+        if self._expired:
+            raise self._too_slow()
+        patience = self.timeout * (6 if request.method in ("POST", "PUT") else 1)  # a server checks what it is sent
+        request.extensions["timeout"] = {
+            "connect": self.timeout,
+            "read": patience,
+            "write": patience,
+            "pool": self.timeout,
+        }
+        ours = self._is_ours(request.url)
+        if not ours and self.token and self.token in request.headers.get("authorization", ""):
+            del request.headers["authorization"]
+        if self.endpoint != HUGGING_FACE:
+            request.headers["accept-encoding"] = "identity"
+
+    def _check_response(self, response: Any) -> None:
+        if response.status_code in _TRANSIENT:
+            raise self._busy(response)
+        if self.endpoint != HUGGING_FACE and response.headers.get("content-encoding", "identity") != "identity":
+            raise HubError(f"{self._from} sent a compressed answer, which zoo did not ask for; {_NO_HUB}")
+        if self._is_ours(response.request.url):
+            self._check_file_headers(response)
+        if response.request.method != "HEAD":
+            length = response.headers.get("content-length", "0")
+            self._take(int(length) if length.isdigit() else 0, only_ask=True)
+            response.stream = _Counted(response.stream, self._take)
+
+    def _check_file_headers(self, response: Any) -> None:
+        """What the client makes names of files from must be digests; files come by plain HTTP, which has limits."""
+        where = _RESOLVE.search(response.request.url.raw_path.decode("ascii", "replace"))
+        if where is None or response.status_code >= 400:
+            return
+        for name in [name for name in response.headers if name.lower().startswith("x-xet-")]:
+            del response.headers[name]
+        if "xet" in response.headers.get("link", ""):
+            del response.headers["link"]
+        if self.endpoint != HUGGING_FACE:
+            for name in ("etag", "x-linked-etag", "x-repo-commit"):
+                value = response.headers.get(name)
+                if value is not None and not _DIGEST.fullmatch(value):
+                    raise HubError(f"{self._from} sent {name} {value[:60]!r}, expected a digest; {_NO_HUB}")
+        asked, given = unquote(where[1]), response.headers.get("x-repo-commit", "")
+        if _COMMIT.fullmatch(asked) and given and given != asked:
+            raise HubError(f"{self._from} sent commit {given[:12]} for {asked[:12]}; {_NO_HUB}")
+
+    def _take(self, size: int, only_ask: bool = False) -> None:
+        if self._expired:
+            raise self._too_slow()
+        if size > self._left:
+            raise HubError(f"{self._from} sends more than it should; {_NO_HUB}")
+        self._left -= 0 if only_ask else size
+
+    def _is_ours(self, url: Any) -> bool:
+        return bool((url.scheme, url.host, url.port) == (self._origin.scheme, self._origin.host, self._origin.port))
+
+    def _busy(self, response: Any) -> TransientError:
+        stated = response.headers.get("retry-after", "")
+        wait = float(stated) if stated.isdigit() and len(stated) < 10 else None
+        asks = f" and asks to wait {wait:.0f} s" if wait else ""
+        return TransientError(f"{self._from} answered {response.status_code}{asks}; try again later", wait)
+
+    def _too_slow(self) -> TransientError:
+        return TransientError(f"{self._from} did not finish within {self._seconds:.3g} s; {_SLOW}")
+
+    @property
+    def _from(self) -> str:
+        """What is asked of whom, as messages begin."""
+        return f"{self._what}: {self.title}"
+
+    def _in_plain_words(self, error: Exception) -> Exception:
+        """The client's errors as zoo's; an error of this machine, such as a full disk, as it is."""
+        while type(error) in (LocalEntryNotFoundError, RuntimeError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # why it was not downloaded, or not uploaded
+        if isinstance(error, RevisionNotFoundError):
+            return UnknownNameError(f"{self._from} has no such revision")
+        if isinstance(error, GatedRepoError):
+            return AccessError(
+                f"{self._what}: accept the terms on the repository's page of {self.title}, {self._login}"
+            )
+        if isinstance(error, HfHubHTTPError):
+            return self._refusal(error)
+        if isinstance(error, httpx.TimeoutException):
+            return TransientError(f"{self._from} gave no answer in time; {_SLOW}")
+        if isinstance(error, httpx.HTTPError | OfflineModeIsEnabled):
+            return TransientError(f"{self._from} cannot be reached ({_one_line(_root(error))}); {_UNREACHABLE}")
+        if isinstance(error, _UNREADABLE) or (type(error) is OSError and error.errno is None):  # a wrong size
+            return HubError(f"{self._from} answered what zoo cannot read ({_one_line(error)}); {_NO_HUB}")
+        return error
+
+    def _refusal(self, error: HfHubHTTPError) -> ZooError:
+        status = error.response.status_code
+        if status in (409, 412):
+            return ConflictError(f"{self._from} answered {status}: it was changed in the meantime")
+        if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+            return AccessError(f"{self._from} refuses ({status}); {self._login}")
+        said = _one_line(error.server_message or "no reason given")
+        return HubError(f"{self._from} answered {status} ({said}); {_NO_HUB}")
+
+    @property
+    def _login(self) -> str:
+        own = self.endpoint == HUGGING_FACE
+        command = "run: hf auth login, or set HF_TOKEN" if own else "set ZOO_HUB_TOKEN to a token of that hub"
+        return f"your token lacks the right; {command}" if self.token else f"no token is set; {command}"
+
+
+_UNREADABLE = (
+    *(FileMetadataError, HFValidationError),
+    *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+)
+_NO_HUB = "is it a hub, or a proxy in front of one? see the address in ZOO_HUB or --hub"
+_SLOW = "try again later, or give it more time with ZOO_HUB_TIMEOUT=60 (seconds)"
+_UNREACHABLE = "check the network and the address; HF_HUB_OFFLINE=1 uses what was fetched before"
+
+
+@contextmanager
+def guarded(guard: Guard) -> Iterator[None]:
+    """The client's session with the rules of ``guard``, for the time of the block; one block at a time."""
+    with _LOCK:
+        previous, level = client_http._GLOBAL_CLIENT_FACTORY, logging.get_verbosity()
+        set_client_factory(lambda: guard.attach(previous()))
+        logging.set_verbosity_error()  # zoo says itself what went wrong
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            set_client_factory(previous)
+
+
+class _Counted(httpx.SyncByteStream):
+    """The body of an answer, as it comes, while ``take`` allows it."""
+
+    def __init__(self, stream: Any, take: Any) -> None:
+        self._stream = stream
+        self._take = take
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            self._take(len(chunk))
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _one_line(error: BaseException | str) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(letter for letter in text if letter.isprintable())[:200]

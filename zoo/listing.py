@@ -1,0 +1,137 @@
+"""What is known of engines without loading them: rows for lists, for programs and for the gallery."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase.data import chemical_symbols
+
+from zoo.artifact import DOCUMENTS
+from zoo.errors import ConfigError
+from zoo.hub.base import Listed
+from zoo.hub.card_data import parse_card
+from zoo.hub.catalogue import Entry, entries
+from zoo.hub.folder import read_document
+from zoo.licences import is_commercial
+from zoo.locate import Fetched, locate, open_hub, parse, resolve
+from zoo.naming import EngineName, default_namespace
+
+Row = dict[str, Any]
+_KEYS = (
+    "name",
+    "status",
+    "purpose",
+    "subset",
+    "elements",
+    "licence_code",
+    "licence_weights",
+    "commercial",
+    "parameters",
+    "teacher",
+    "package",
+    "hub",
+    "repository",
+    "version",
+    "commit",
+    "manifest_sha256",
+    "metrics",
+)
+
+
+def listing(
+    hub: str | Path | None = None,
+    *,
+    namespace: str | None = None,
+    elements: Sequence[str] = (),
+    subset: str | None = None,
+    commercial: bool = False,
+) -> list[Row]:
+    """A row for each engine of the catalogue and of a namespace on a hub; what nobody states is None.
+
+    Those of a hub are ``published``, with what their cards say, which only ``load`` verifies. ``elements`` are symbols
+    that an engine must know, all of them; ``subset`` is a part of the subset's name; ``commercial`` leaves those whose
+    licence is known to allow commercial use. Where the hub does not answer, a ZooWarning says so, and the catalogue and
+    what was fetched before are listed. Raises ConfigError, AccessError.
+    """
+    strange = set(elements) - set(chemical_symbols)
+    if strange:
+        raise ConfigError(f"{min(strange)!r} is no element; give symbols, such as Si")
+    target, owner = open_hub(hub), default_namespace(namespace)
+    rows = {name: _entry_row(entry) for name, entry in entries().items()}
+    for listed in target.engines(owner):
+        entry = entries().get(listed.name)
+        if entry is None or entry.status == "recipe":  # what zoo ships is never shadowed
+            rows[listed.name] = _listed_row(listed, entry, target.title)
+    chosen = [rows[name] for name in sorted(rows)]
+    return [row for row in chosen if _matches(row, elements, subset, commercial)]
+
+
+def describe(name: str, hub: str | Path | None = None, *, namespace: str | None = None) -> tuple[Row, str | None]:
+    """The row of one engine, and its card as Markdown where it has one. Raises what ``load`` raises."""
+    found = parse(name)
+    if isinstance(found, Path):
+        return _folder_row(found)
+    entry = entries().get(found.name) if isinstance(found, EngineName) else None
+    if entry is not None and entry.status == "package":
+        return _entry_row(entry), None
+    place = locate(found, open_hub(hub), default_namespace(namespace))
+    resolved = resolve(place)
+    text = place.hub.read_card(place.repository, resolved)
+    card = parse_card(text)
+    title = place.name or (card.zoo.name if card.zoo else place.repository.id)
+    listed = Listed(title, place.repository.id, card, resolved.commit, resolved.tag)
+    return _listed_row(listed, entry, place.hub.title), text
+
+
+def fetched_row(fetched: Fetched) -> tuple[Row, str]:
+    """The row of an engine that was fetched, and its card as Markdown."""
+    text = (fetched.folder / DOCUMENTS[0]).read_text(encoding="utf-8", errors="replace")
+    card, place = parse_card(text), fetched.place
+    title = place.name or (card.zoo.name if card.zoo else place.repository.id)
+    listed = Listed(title, place.repository.id, card, fetched.resolved.commit, fetched.resolved.tag)
+    return _listed_row(listed, entries().get(title), place.hub.title), text
+
+
+def _entry_row(entry: Entry) -> Row:
+    facts = entry.model_dump(mode="json", exclude={"aliases", "base_model", "release"})
+    release = entry.release
+    if release is not None:
+        facts |= release.model_dump(mode="json")
+    return dict.fromkeys(_KEYS) | facts | {"commercial": is_commercial(entry.licence_weights)}
+
+
+def _listed_row(listed: Listed, entry: Entry | None, hub: str) -> Row:
+    row = _entry_row(entry) if entry else dict.fromkeys(_KEYS)
+    block = listed.card.zoo if listed.card else None
+    if block is not None and block.name != listed.name:
+        block = None  # of another engine
+    row |= {"licence_weights": None, "metrics": None, "parameters": None}
+    if block is not None:
+        row |= {
+            "purpose": block.purpose,
+            "subset": block.subset,
+            "elements": list(block.elements),
+            "licence_code": block.licence_code,
+            "licence_weights": block.licence_weights,
+            "parameters": block.weights.parameters,
+            "teacher": block.teacher.name,
+            "metrics": dict(block.metrics),
+        }
+    row |= {"name": listed.name, "status": "published", "hub": hub, "repository": listed.repository}
+    row |= {"version": listed.tag, "commit": listed.commit, "commercial": is_commercial(row["licence_weights"])}
+    return row
+
+
+def _folder_row(folder: Path) -> tuple[Row, str]:
+    """A model folder on disk, whose card is verified."""
+    text = read_document(folder, DOCUMENTS[0])
+    card = parse_card(text)
+    name = card.zoo.name if card.zoo else folder.name
+    row = _listed_row(Listed(name, str(folder), card), None, "")
+    return row | {"status": "folder", "hub": None}, text
+
+
+def _matches(row: Row, elements: Sequence[str], subset: str | None, commercial: bool) -> bool:
+    knows = set(elements) <= set(row["elements"] or ())
+    within = subset is None or subset.lower() in (row["subset"] or "").lower()
+    return knows and within and (row["commercial"] is True or not commercial)

@@ -1,0 +1,192 @@
+"""Where a name leads: which hub, which repository, which commit, and what must be true of it."""
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zoo.artifact import CONFIG, MANIFEST, ArtifactConfig
+from zoo.config import read_json
+from zoo.errors import (
+    AccessError,
+    ConfigError,
+    HubError,
+    IntegrityError,
+    NotReleasedError,
+    UnknownNameError,
+    ZooWarning,
+)
+from zoo.files import sha256_file
+from zoo.hub.base import Hub, Resolved
+from zoo.hub.cache import HUGGING_FACE, parse_hub
+from zoo.hub.catalogue import Entry, canonical, entries, nearest
+from zoo.hub.folder import FolderHub
+from zoo.hub.remote import RemoteHub
+from zoo.naming import FORMS, EngineName, Repository, parse_name
+
+
+@dataclass(frozen=True)
+class Place:
+    """A repository on a hub that should hold an engine."""
+
+    hub: Hub
+    repository: Repository  # with the revision that was asked for
+    name: str | None = None  # that its engine must have; None for any
+    pinned: Resolved | None = None  # by the catalogue, which need not ask
+    manifest_sha256: str | None = None  # of the pinned commit
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A version of an engine, as a folder."""
+
+    place: Place
+    resolved: Resolved
+    folder: Path
+
+    @property
+    def source(self) -> str:
+        return f"{self.place.repository.id} on {self.place.hub.title}"
+
+
+def open_hub(hub: str | Path | None = None) -> FolderHub | RemoteHub:
+    """The hub that is named, else the one that ZOO_HUB names, else huggingface.co. Raises ConfigError."""
+    named = parse_hub(str(hub or os.environ.get("ZOO_HUB") or HUGGING_FACE))
+    return FolderHub(named) if isinstance(named, Path) else RemoteHub(named)
+
+
+def parse(name: str | Path, revision: str | None = None) -> EngineName | Repository | Path:
+    """What a name and a revision beside it mean; an alias becomes the name it stands for, with a warning.
+
+    Raises UnknownNameError for what is no name, ConfigError where the two contradict each other.
+    """
+    try:
+        found = parse_name(name)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}; {nearest(str(name))}") from error
+    if isinstance(found, EngineName):
+        found = _canonical(found)
+    if revision is None:
+        return found
+    if isinstance(found, Path):
+        raise ConfigError(f"revision={revision!r} of the folder {found}; a folder has one version, leave it out")
+    if found.revision not in (None, revision):
+        raise ConfigError(f"the name says revision {found.revision}, revision= says {revision}; give one of them")
+    return replace(found, revision=revision)
+
+
+def locate(found: EngineName | Repository, hub: Hub, namespace: str) -> Place:
+    """Where a name leads on a hub.
+
+    A name that the catalogue has on this very hub leads to the catalogue's repository and, unless another revision is
+    asked for, to its commit. Every other name leads into the namespace.
+    """
+    if isinstance(found, Repository):
+        return Place(hub, found)
+    entry = entries().get(found.name)
+    release = entry.release if entry else None
+    if release is None or not isinstance(hub, RemoteHub) or hub.endpoint != parse_hub(release.hub):
+        return Place(hub, found.repository(namespace), found.name)
+    owner, _, name = release.repository.partition("/")
+    pinned = found.revision in (None, release.version, release.commit)
+    return Place(
+        hub,
+        Repository(owner, name, found.revision),
+        found.name,
+        Resolved(release.commit, release.version) if pinned else None,
+        release.manifest_sha256 if pinned else None,
+    )
+
+
+def resolve(place: Place) -> Resolved:
+    """The commit that a place stands for. Raises UnknownNameError, NotReleasedError, HubError, AccessError."""
+    if place.pinned is not None:
+        return place.pinned
+    hub, repository = place.hub, place.repository
+    if isinstance(hub, FolderHub) and not hub.root.is_dir():
+        raise UnknownNameError(
+            f"there is no hub, no folder {hub.root.resolve()}; give the path of a hub, such as ./hub"
+        )
+    try:
+        resolved = hub.resolve(repository)
+    except HubError as error:
+        raise _with_remedy(place, error) from error
+    if resolved is None:
+        raise _not_found(place)
+    if resolved.tag is None and repository.revision is None and place.name is not None:
+        raise NotReleasedError(
+            f"{repository.id} on {hub.title} is without a version, for nobody finished publishing it; "
+            f"publish it again, or load {place.name}@main as it is"
+        )
+    if resolved.new_version:
+        warnings.warn(f"{repository.id} has a successor: hf://{resolved.new_version}", ZooWarning, stacklevel=2)
+    return resolved
+
+
+def fetch(place: Place) -> Fetched:
+    """The model folder that a place stands for, of the engine that it should be.
+
+    Raises what ``resolve`` does, and IntegrityError.
+    """
+    resolved = resolve(place)
+    folder = place.hub.fetch(place.repository, resolved)
+    if place.manifest_sha256 is not None and sha256_file(folder / MANIFEST) != place.manifest_sha256:
+        raise IntegrityError(
+            f"{place.repository.id} of {place.hub.title} is not what the catalogue of zoo recorded for commit "
+            f"{resolved.commit[:12]}; do not use it, and tell its publisher"
+        )
+    if place.name is not None:
+        _check_name(folder, place)
+    return Fetched(place, resolved, folder)
+
+
+def _check_name(folder: Path, place: Place) -> None:
+    held = read_json(ArtifactConfig, folder / CONFIG).name
+    if held != place.name:
+        raise IntegrityError(f"{place.repository.id} holds {held}, expected {place.name}; publish it again")
+
+
+def _canonical(found: EngineName) -> EngineName:
+    name, is_alias = canonical(found.name)
+    if not is_alias:
+        return found
+    warnings.warn(f"{found.name} is called {name} now", ZooWarning, stacklevel=2)
+    family, _, engine = name.partition("/")
+    return EngineName(family, engine, found.revision)
+
+
+def _with_remedy(place: Place, error: HubError) -> HubError | NotReleasedError:
+    """An engine that nobody has released is made, whatever the hub would have said."""
+    entry = entries().get(place.name or "")
+    if entry is None or entry.status != "recipe":
+        return error
+    return NotReleasedError(f"{error}. Nobody has released {entry.name}, but you can make it; {_making(entry)}")
+
+
+def _not_found(place: Place) -> UnknownNameError | NotReleasedError:
+    hub, repository = place.hub, place.repository
+    where = f"{hub.title} has no {repository.id}"
+    if isinstance(hub, RemoteHub) and hub.client().token is None:
+        where += ", or it is private and no token is set"
+    entry = entries().get(place.name or "")
+    if place.name is None:
+        return UnknownNameError(f"{where}; check owner and name, or choose another hub with ZOO_HUB or --hub")
+    if entry is not None:
+        return NotReleasedError(f"{entry.name} has a recipe and no released weights ({where}); {_making(entry)}")
+    near = nearest(place.name, _names(hub, repository.owner))
+    return UnknownNameError(f"no engine is called {place.name!r} ({where}); expected {FORMS}; {near}")
+
+
+def _names(hub: Hub, namespace: str) -> list[str]:
+    """For a message, which must not fail for want of them."""
+    try:
+        return [listed.name for listed in hub.engines(namespace)]
+    except (HubError, AccessError, OSError):
+        return []
+
+
+def _making(entry: Entry) -> str:
+    return (
+        f"run: zoo distill {entry.name}, then: zoo publish runs/{entry.name}/model --hub ./hub, "
+        "and load it with hub='./hub' (--hub ./hub)"
+    )

@@ -1,0 +1,87 @@
+"""Engines fetched ahead: into the cache, or into a folder or a tar that is a hub where there is no network."""
+
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import ConfigError
+from zoo.files import atomic_path
+from zoo.hub.catalogue import entries
+from zoo.hub.folder import FolderHub
+from zoo.locate import Fetched, fetch, locate, open_hub, parse
+from zoo.naming import EngineName, Repository, default_namespace, parse_path
+
+
+@dataclass(frozen=True)
+class PullResult:
+    """What was fetched, and where it is."""
+
+    engines: tuple[str, ...]  # owner/name@version
+    folders: tuple[Path, ...]  # of each, in the cache
+    to: Path | None
+
+
+def pull(
+    names: Sequence[str],
+    to: str | Path | None = None,
+    *,
+    hub: str | Path | None = None,
+    namespace: str | None = None,
+) -> PullResult:
+    """Fetches and verifies engines.
+
+    ``to`` is a folder, which becomes a hub to name in ZOO_HUB, or a file that ends with .tar, which holds one; without
+    it they are in the cache, for ``load``. A folder keeps what it has, under the commits and versions of the hub they
+    come from. Raises what ``load`` raises, and ConfigError for what comes with a package.
+    """
+    if not names:
+        raise ConfigError("no engine is named; give one or more, such as sevennet-0/silicon-student")
+    place = None if to is None else parse_path(to)
+    if place is not None and place.suffix != ".tar" and place.exists() and not place.is_dir():
+        raise ConfigError(f"{place} is a file; give a folder, or a name that ends with .tar")
+    if place is not None and place.suffix == ".tar" and not place.stem.strip("."):
+        raise ConfigError(f"{place} is a tar without a name; give one, such as engines.tar")
+    source, owner = open_hub(hub), default_namespace(namespace)
+    fetched = [fetch(locate(_published(name), source, owner)) for name in names]
+    if place is not None and place.suffix == ".tar":
+        _write_tar(place, fetched)
+    elif place is not None:
+        _keep(FolderHub(place), fetched)
+    titles = tuple(f"{one.place.repository.id}@{one.resolved.tag or one.resolved.commit}" for one in fetched)
+    return PullResult(titles, tuple(one.folder for one in fetched), place)
+
+
+def _published(name: str) -> EngineName | Repository:
+    found = parse(name)
+    if isinstance(found, Path):
+        raise ConfigError(f"{name} is a folder, which is here already; give a name, such as family/engine")
+    entry = entries().get(found.name) if isinstance(found, EngineName) else None
+    if entry is not None and entry.status == "package":
+        raise ConfigError(f"{name} comes with the package {entry.package}; run: pip download {entry.package}")
+    return found
+
+
+def _keep(hub: FolderHub, fetched: Sequence[Fetched]) -> None:
+    for one in fetched:
+        hub.keep(one.place.repository, one.resolved, one.folder)
+
+
+def _write_tar(file: Path, fetched: Sequence[Fetched]) -> None:
+    """A hub in a tar, below a folder of the tar's name; links stay links. The same bytes for the same engines."""
+    with tempfile.TemporaryDirectory(prefix="zoo-pull-") as temporary:
+        root = Path(temporary) / file.stem
+        _keep(FolderHub(root), fetched)
+        with atomic_path(file) as part, tarfile.open(part, "w") as tar:
+            for path in [root, *sorted(root.rglob("*"))]:
+                tar.add(path, arcname=path.relative_to(temporary).as_posix(), recursive=False, filter=_anonymous)
+
+
+def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without the user, the time and the rights of the machine that wrote it."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mtime = 0
+    entry.mode = 0o755 if entry.isdir() else 0o644
+    return entry
