@@ -220,12 +220,20 @@ def write_model_folder(
             raise ConfigError(f"{path!r} has no place in a model folder; it takes {places}")
     with _replacing(folder) as staging:
         write_json(staging / CONFIG, config)
-        atomic_write(staging / MODEL, save(_stored_state(potential, config), metadata={"format": "pt"}))
+        atomic_write(staging / MODEL, encode_weights(potential, config))
         atomic_write(staging / PROBE, save(_probe_tensors(probe), metadata={"format": "pt"}))
         for path, content in files.items():
             atomic_write(staging / path, content.read_bytes() if isinstance(content, Path) else content)
         write_manifest(staging)
         read_model_folder(staging)
+
+
+def encode_weights(potential: Student, config: ArtifactConfig) -> bytes:
+    """What ``model.safetensors`` holds of a student; the same bytes for the same weights."""
+    layout = _model_layout(config)
+    state = {name: tensor.detach().cpu() for name, tensor in potential.state_dict().items()}
+    stored = {name: tensor.to(layout[name][0]).contiguous() for name, tensor in state.items()}
+    return save(stored, metadata={"format": "pt"})
 
 
 def write_manifest(folder: Path) -> Manifest:
@@ -343,12 +351,6 @@ def _replacing(folder: Path) -> Iterator[Path]:
             old.replace(folder)
         for leftover in (staging, old):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _stored_state(potential: Student, config: ArtifactConfig) -> dict[str, Tensor]:
-    layout = _model_layout(config)
-    state = {name: tensor.detach().cpu() for name, tensor in potential.state_dict().items()}
-    return {name: tensor.to(layout[name][0]).contiguous() for name, tensor in state.items()}
 
 
 def _model_layout(config: ArtifactConfig) -> Layout:

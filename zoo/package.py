@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from zoo.artifact import (
     Lineage,
     Probe,
     count_parameters,
+    encode_weights,
     probe_predictions,
     write_model_folder,
 )
@@ -26,7 +28,6 @@ from zoo.card import CardContext, render_card
 from zoo.data.labels import Labels
 from zoo.errors import ConfigError
 from zoo.evaluate.report import Report
-from zoo.files import sha256_file
 from zoo.hub.card_lint import lint_card
 from zoo.neighbors import build_graph
 from zoo.publish import publish
@@ -40,7 +41,6 @@ Samples = Mapping[Split, tuple[list[Atoms], Labels]]
 _CLOSER = 0.95  # of the shortest distance in the training set: still inside the domain
 _MARGIN = 0.05  # of the volume an atom, to both sides
 _NOT_RUN = "(not run yet)"
-_NOT_KNOWN = "0" * 64  # in the place of a digest
 
 
 def package(
@@ -62,7 +62,7 @@ def package(
         report=report,
         config=config,
         recipe=recipe,
-        weights_sha256=_NOT_KNOWN,
+        weights_sha256=sha256(encode_weights(student, config)).hexdigest(),
         snippet=snippet(recipe),
         snippet_output=_NOT_RUN,
         figures=tuple(figures),
@@ -74,10 +74,9 @@ def package(
         files["README.md"] = render_card(context).encode()
         write_model_folder(draft, config=config, potential=student, probe=probe, files=files)
         bar.update()
-        digest = sha256_file(draft / "model.safetensors")
         output = run_snippet(context.snippet, draft, Path(scratch))
         bar.update()
-        files["README.md"] = _card(replace(context, weights_sha256=digest, snippet_output=output), draft)
+        files["README.md"] = _card(replace(context, snippet_output=output), draft)
         write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
         bar.update()
 
