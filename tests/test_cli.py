@@ -136,6 +136,11 @@ def test_list_looks_into_one_namespace(made, monkeypatch):
     assert STUDENT not in ask("list").output
 
 
+def test_an_error_of_a_hub_is_told_as_it_is(monkeypatch):
+    line = refusal(ask("info", "hf://me/x"))
+    assert line.endswith("HF_HUB_OFFLINE is set; where there is a network, run: zoo pull")
+
+
 @pytest.mark.parametrize("command", [["check", STUDENT], ["md", STUDENT, "si.xyz"]])
 def test_check_and_md_look_into_one_namespace(command, made):
     assert "has no other/stillinger-weber_tiny" in refusal(ask(*command, "--hub", made / "hub", "--namespace", "other"))

@@ -529,3 +529,15 @@ def test_what_was_asked_of_an_engine_does_not_depend_on_the_hub(
         for name in (folders.NAME, f"{folders.NAME}@v1", f"hf://{REPOSITORY}", f"hf://{REPOSITORY}@v1"):
             atoms.calc = load(name, hub=hub, namespace="me").calculator()
             assert folders.same(atoms.get_forces(), _forces(load(folder)))
+
+
+def test_who_set_a_mirror_for_the_client_alone_is_told_which_variable_zoo_reads(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stop()
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    with pytest.raises(HubError, match="check the network"):
+        load("hf://me/thing")
+    monkeypatch.delenv("ZOO_HUB")
+    with pytest.raises(HubError, match="set ZOO_HUB=https://mirror.example"):
+        load("hf://me/thing", hub=server.endpoint)

@@ -430,7 +430,7 @@ def _read_probe(path: Path, student: Student) -> Probe:
     (offsets,), (probes, atoms, _) = sizes
     tensors = _read_tensors(path, _probe_layout(offsets - 1, probes, atoms))
     counts = tensors["offsets"].diff().tolist()
-    whole = counts and min(counts) > 0 and tensors["offsets"][0] == 0 and sum(counts) == atoms
+    whole = probes and counts and min(counts) > 0 and tensors["offsets"][0] == 0 and sum(counts) == atoms
     if not whole or not set(tensors["numbers"].tolist()) <= set(student.elements):
         raise IntegrityError(f"{path}: its offsets or elements make no structures of this engine; {_REMEDY}")
     probe = _probe_of(tensors, counts)

@@ -9,7 +9,7 @@ from zoo.gallery import Page, write_gallery
 from zoo.hub.base import Hub
 from zoo.listing import Row, fetched_row, listing
 from zoo.locate import fetch, locate, open_hub
-from zoo.naming import default_namespace, parse_name
+from zoo.naming import default_namespace, parse_name, parse_path
 
 STATUSES = "package: comes with a Python package. recipe: make it with zoo distill NAME. published: on the hub."
 _HEADS = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
@@ -64,7 +64,7 @@ def build_gallery(folder: str | Path, hub: str | Path | None = None, *, namespac
     """
     target, owner = open_hub(hub), default_namespace(namespace)
     pages = [_page(row, target, owner) for row in listing(hub, namespace=namespace)]
-    return write_gallery(Path(folder).expanduser(), pages, title=f"Engines of {owner} on {target.title}")
+    return write_gallery(parse_path(folder), pages, title=f"Engines of {owner} on {target.title}")
 
 
 def _page(row: Row, hub: Hub, namespace: str) -> Page:

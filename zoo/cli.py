@@ -26,6 +26,7 @@ from zoo.errors import ConfigError, StructureError, UnknownNameError, ZooError, 
 from zoo.evaluate.report import table
 from zoo.listing import describe, listing
 from zoo.load import load
+from zoo.markdown import printable
 from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
 from zoo.naming import DEFAULT_NAMESPACE
 from zoo.pipeline import distill, evaluate, make_labels, outline, train_student, train_twin
@@ -53,7 +54,7 @@ class Commands(click.Group):
         except BrokenPipeError:  # the reader of a pipe left, which click ends quietly
             raise
         except (ZooError, OSError) as error:
-            text = _system_error(error) if isinstance(error, OSError) else str(error)
+            text = str(error) if isinstance(error, ZooError) else _system_error(error)
             click.echo(f"zoo: {text}", err=True)
             sys.exit(1)
 
@@ -283,7 +284,9 @@ def card_command(name: str, hub: str | None, namespace: str, raw: bool) -> None:
     _, text = describe(name, hub, namespace=namespace)
     if text is None:
         raise UnknownNameError(f"{name} comes with a package and has no card; run: zoo info {name}")
-    if not raw:
+    if raw and sys.stdout.isatty():
+        text = "\n".join(printable(line) for line in text.splitlines()) + "\n"
+    elif not raw:
         width = min(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH)
         text = card_text(text, width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     click.echo(text, nl=False)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zoo.errors import ConfigError
 from zoo.files import atomic_write
+from zoo.naming import quoted
 
 MAX_CONFIG_BYTES = 4 << 20
 
@@ -108,6 +109,7 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"]) or "top level"
+    where = where if where.isprintable() and len(where) <= 200 else quoted(where)
     if first["type"] == "extra_forbidden":
         text = f"unknown key '{where}'; check its spelling, or remove it"
     elif first["type"] == "missing":

@@ -160,7 +160,8 @@ def _with_remedy(place: Place, error: HubError) -> HubError | NotReleasedError:
     entry = entries().get(place.name or "")
     if entry is None or entry.status != "recipe":
         return error
-    return NotReleasedError(f"{error}. Nobody has released {entry.name}, but you can make it; {_making(entry)}")
+    reason = str(error).partition(";")[0]
+    return NotReleasedError(f"{entry.name} has a recipe and no released weights ({reason}); {_making(entry)}")
 
 
 def _not_found(place: Place) -> UnknownNameError | NotReleasedError:

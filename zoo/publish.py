@@ -17,7 +17,7 @@ from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
 from zoo.licences import check_terms
 from zoo.locate import open_hub
-from zoo.naming import EngineName, Repository, default_namespace, is_engine_name, parse_name
+from zoo.naming import EngineName, Repository, default_namespace, is_engine_name, parse_name, parse_path
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def publish(
     target = open_hub(hub)
     with tempfile.TemporaryDirectory(prefix="zoo-publish-") as temporary:
         staged = Path(temporary)
-        _stage(Path(folder).expanduser(), staged)
+        _stage(parse_path(folder), staged)
         config = _approve(staged)
         name = parse_name(config.name)
         assert isinstance(name, EngineName)  # it was approved

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.artifact import verify_manifest
 from zoo.errors import ConfigError
 from zoo.files import atomic_path
 from zoo.hub.catalogue import entries
@@ -45,6 +46,8 @@ def pull(
         raise ConfigError(f"{place} is a tar without a name; give one, such as engines.tar")
     source, owner = open_hub(hub), default_namespace(namespace)
     fetched = [fetch(locate(_published(name), source, owner)) for name in names]
+    for one in fetched:
+        verify_manifest(one.folder)  # a hub that is a folder leaves that to who reads
     if place is not None and place.suffix == ".tar":
         _write_tar(place, fetched)
     elif place is not None:

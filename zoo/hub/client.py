@@ -80,7 +80,7 @@ class Client:
                     raise  # gated
                 return None
             parts = (found.branches, found.tags)
-            return Refs(*({one.name: str(one.target_commit) for one in part} for part in parts))
+            return Refs(*({str(one.name): str(one.target_commit) for one in part} for part in parts))
 
     def card_data(self, repository: Repository) -> dict[str, Any]:
         """The front matter of the card on the branch main."""
@@ -118,7 +118,7 @@ class Client:
                 )
                 return file.parents[paths[0].count("/")]
             except RemoteEntryNotFoundError as error:
-                lacks = f"{title} on {self.title} has no {paths[0]}"
+                lacks = f"{title} on {self.title} lacks {paths[0] if len(paths) == 1 else 'a file of its manifest'}"
                 raise IntegrityError(f"{lacks}, so it is no engine of zoo; check the name") from error
 
     def create(self, repository: Repository) -> None:

@@ -229,7 +229,8 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def _store(file: Path, blob: Path, workspace: Path) -> None:
-    if blob.is_file() and not blob.is_symlink() and sha256_file(blob) == blob.name:
+    alike = blob.is_file() and not blob.is_symlink() and blob.stat().st_size == file.stat().st_size
+    if alike and sha256_file(blob) == blob.name:
         return
     copy = workspace / "blob"
     shutil.copyfile(file, copy)

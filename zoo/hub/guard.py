@@ -5,6 +5,7 @@ back. Every request of it has a timeout, every phase a time and a size that it m
 alone; headers that become names of files must be digests. Other threads that use the client meanwhile use this session.
 """
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
-from huggingface_hub import close_session, set_client_factory
+from huggingface_hub import close_session, constants, set_client_factory
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -130,17 +131,20 @@ class Guard:
             raise self._busy(response)
         if self.endpoint != HUGGING_FACE and response.headers.get("content-encoding", "identity") != "identity":
             raise HubError(f"{self._from} sent a compressed answer, which zoo did not ask for; {_NO_HUB}")
-        if self._is_ours(response.request.url):
-            self._check_file_headers(response)
+        self._check_file_headers(response)
         if response.request.method != "HEAD":
             length = response.headers.get("content-length", "0")
             self._take(int(length) if length.isdigit() else 0, only_ask=True)
             response.stream = _Counted(response.stream, self._take)
 
     def _check_file_headers(self, response: Any) -> None:
-        """What the client makes names of files from must be digests; files come by plain HTTP, which has limits."""
-        where = _RESOLVE.search(response.request.url.raw_path.decode("ascii", "replace"))
-        if where is None or response.status_code >= 400:
+        """What the client makes names of files from must be digests; files come by plain HTTP, which has limits.
+
+        The client takes such headers from any answer to a HEAD, wherever redirects led it.
+        """
+        url = response.request.url
+        where = _RESOLVE.search(url.raw_path.decode("ascii", "replace")) if self._is_ours(url) else None
+        if response.status_code >= 400 or (where is None and response.request.method != "HEAD"):
             return
         for name in [name for name in response.headers if name.lower().startswith("x-xet-")]:
             del response.headers[name]
@@ -151,7 +155,7 @@ class Guard:
                 value = response.headers.get(name)
                 if value is not None and not _DIGEST.fullmatch(value):
                     raise HubError(f"{self._from} sent {name} {value[:60]!r}, expected a digest; {_NO_HUB}")
-        asked, given = unquote(where[1]), response.headers.get("x-repo-commit", "")
+        asked, given = unquote(where[1]) if where else "", response.headers.get("x-repo-commit", "")
         if _COMMIT.fullmatch(asked) and given and given != asked:
             raise HubError(f"{self._from} sent commit {given[:12]} for {asked[:12]}; {_NO_HUB}")
 
@@ -193,8 +197,9 @@ class Guard:
             return self._refusal(error)
         if isinstance(error, httpx.TimeoutException):
             return TransientError(f"{self._from} gave no answer in time; {_SLOW}")
-        if isinstance(error, httpx.HTTPError | OfflineModeIsEnabled):
-            return TransientError(f"{self._from} cannot be reached ({_one_line(_root(error))}); {_UNREACHABLE}")
+        if isinstance(error, httpx.HTTPError | httpx.InvalidURL | OfflineModeIsEnabled):
+            reason = _one_line(_root(error))
+            return TransientError(f"{self._from} cannot be reached ({reason}); {_mirror() or _UNREACHABLE}")
         if isinstance(error, _UNREADABLE) or (type(error) is OSError and error.errno is None):  # a wrong size
             return HubError(f"{self._from} answered what zoo cannot read ({_one_line(error)}); {_NO_HUB}")
         return error
@@ -203,6 +208,8 @@ class Guard:
         status = error.response.status_code
         if status in (409, 412):
             return ConflictError(f"{self._from} answered {status}: it was changed in the meantime")
+        if isinstance(error, RepositoryNotFoundError) and status == 404:
+            return AccessError(f"{self._from} has no such repository, or hides it; {self._login}")
         if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
             return AccessError(f"{self._from} refuses ({status}); {self._login}")
         said = _one_line(error.server_message or "no reason given")
@@ -229,11 +236,13 @@ def guarded(guard: Guard) -> Iterator[None]:
     """The client's session with the rules of ``guard``, for the time of the block; one block at a time."""
     with _LOCK:
         previous, level = client_http._GLOBAL_CLIENT_FACTORY, logging.get_verbosity()
+        xet, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True  # a listing of files could ask for it
         set_client_factory(lambda: guard.attach(previous()))
         logging.set_verbosity_error()  # zoo says itself what went wrong
         try:
             yield
         finally:
+            constants.HF_HUB_DISABLE_XET = xet
             logging.set_verbosity(level)
             set_client_factory(previous)
 
@@ -252,6 +261,13 @@ class _Counted(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _mirror() -> str | None:
+    """Advice for who told the client, which zoo does not ask, of another server."""
+    mirror, known = os.environ.get("HF_ENDPOINT"), (None, "", HUGGING_FACE)
+    ours = os.environ.get("ZOO_HUB")
+    return None if ours or mirror in known else f"zoo does not read HF_ENDPOINT; for that server set ZOO_HUB={mirror}"
 
 
 def _root(error: BaseException) -> BaseException:

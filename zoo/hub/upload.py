@@ -17,7 +17,7 @@ from zoo.hub.cache import is_offline
 from zoo.hub.client import Client, Refs, Stored, persistent
 from zoo.hub.guard import ConflictError
 from zoo.hub.remote import RemoteHub
-from zoo.naming import Repository, next_version, versions
+from zoo.naming import Repository, next_version, quoted, versions
 
 _OF_THE_HUB = (".gitattributes",)  # that a hub puts into a repository itself
 
@@ -52,6 +52,8 @@ def _arrived(client: Client, repository: Repository, files: Path) -> tuple[str, 
     if refs is None:
         client.create(repository)
         refs = _refs(client, repository)
+    if "main" not in refs.branches:
+        raise PublishError(f"{client.title} shows {repository.id} without a branch main; is it a hub?")
     stored = _stored_alike(files)
     known = _version_of(client, repository, refs, stored)
     commit = refs.tags[known] if known else _committed(client, repository, refs.branches["main"], files, stored)
@@ -124,9 +126,10 @@ def _check_arrived(
     """Raises PublishError where the hub does not hold what was sent."""
     present = client.tree(repository, commit)
     if not _is_same(present, stored):
-        differing = {path for path in {*present, *stored} - {*_OF_THE_HUB} if not _agrees(path, present, stored)}
+        differing = {str(path) for path in {*present, *stored} - {*_OF_THE_HUB} if not _agrees(path, present, stored)}
         raise PublishError(
-            f"{client.title} holds {repository.id} otherwise than it was sent ({', '.join(sorted(differing))[:200]}), "
+            f"{client.title} holds {repository.id} otherwise than it was sent "
+            f"({quoted(', '.join(sorted(differing)))}), "
             f"commit {commit[:12]}; it was not released. Run the same again"
         )
 

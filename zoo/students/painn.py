@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 import torch
 from ase.data import atomic_numbers
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, FailFast, Field
 from torch import Tensor, nn
 
 from zoo.config import Config
@@ -31,7 +31,7 @@ def _known(symbols: tuple[str, ...]) -> tuple[str, ...]:
     return symbols
 
 
-Elements = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]
+Elements = Annotated[tuple[str, ...], FailFast(), Field(min_length=1), AfterValidator(_known)]
 
 
 class PaiNNConfig(Config):
