@@ -8,7 +8,6 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-
 from hub_server import HubServer
 
 _OPTIONAL = {  # marker -> package, how to get it

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from ase import Atoms
 from pydantic import AfterValidator, FailFast, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zoo.config import MAX_CONFIG_BYTES, Config, parse, read_json, write_json
 from zoo.errors import ConfigError, IntegrityError
@@ -355,9 +356,26 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 def _model_layout(config: ArtifactConfig) -> Layout:
     """Names, types and shapes of such a student's state, without numbers: no config fills the memory."""
-    with torch.device("meta"):
+    with _WithoutParameters():
         state = build_student(config.architecture).to(DTYPES[config.dtype]).state_dict()
     return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+
+
+class _WithoutParameters(TorchFunctionMode):
+    """Parameters get no numbers and no memory; the rest of a module is made as ever.
+
+    PyTorch's own way, the device ``meta``, imports its compiler for the first random number, which takes a second.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        given = options or {}
+        if function is torch.empty:
+            return function(*arguments, **(given | {"device": "meta"}))
+        if getattr(function, "__module__", None) == nn.init.__name__ and "tensor" in given:
+            return given["tensor"]
+        if function in (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_) and arguments[0].is_meta:
+            return arguments[0]
+        return function(*arguments, **given)
 
 
 def _read_tensors(path: Path, expected: Layout) -> dict[str, Tensor]:

@@ -50,3 +50,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_running(process: str) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(int(process), 0)  # signal 0 only asks
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -22,7 +22,7 @@ from zoo.hub.cache import HUGGING_FACE, parse_hub
 from zoo.hub.catalogue import Entry, canonical, entries, nearest
 from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
-from zoo.naming import FORMS, EngineName, Repository, parse_name
+from zoo.naming import DEFAULT_NAMESPACE, FORMS, EngineName, Repository, parse_name
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,10 @@ def _canonical(found: EngineName) -> EngineName:
 
 
 def _with_remedy(place: Place, error: HubError) -> HubError | NotReleasedError:
-    """An engine that nobody has released is made, whatever the hub would have said."""
-    entry = entries().get(place.name or "")
-    if entry is None or entry.status != "recipe":
+    """An engine of zoo that zoo has not released is made, whatever huggingface.co would have said."""
+    entry, hub = entries().get(place.name or ""), place.hub
+    asked = isinstance(hub, RemoteHub) and hub.endpoint == HUGGING_FACE and place.repository.owner == DEFAULT_NAMESPACE
+    if entry is None or entry.status != "recipe" or not asked:
         return error
     reason = str(error).partition(";")[0]
     return NotReleasedError(f"{entry.name} has a recipe and no released weights ({reason}); {_making(entry)}")
@@ -169,6 +170,9 @@ def _not_found(place: Place) -> UnknownNameError | NotReleasedError:
     where = f"{hub.title} has no {repository.id}"
     if isinstance(hub, RemoteHub) and hub.client().token is None:
         where += ", or it is private and no token is set"
+    known = hub.fetched(repository) if isinstance(hub, RemoteHub) else None
+    if known is not None:
+        return UnknownNameError(f"{where}; {known.tag or known.commit} was fetched before, and loads with revision=")
     entry = entries().get(place.name or "")
     if place.name is None:
         return UnknownNameError(f"{where}; check owner and name, or choose another hub with ZOO_HUB or --hub")

@@ -75,7 +75,7 @@ def publish(
     target = open_hub(hub)
     with tempfile.TemporaryDirectory(prefix="zoo-publish-") as temporary:
         staged = Path(temporary)
-        _stage(parse_path(folder), staged)
+        _staged(parse_path(folder), staged)
         config = _approve(staged)
         name = parse_name(config.name)
         assert isinstance(name, EngineName)  # it was approved
@@ -116,6 +116,17 @@ def _stage(folder: Path, staged: Path) -> None:
         with atomic_path(staged / path) as copy:
             shutil.copyfile(source, copy)
     verify_manifest(staged)
+
+
+def _staged(folder: Path, staged: Path) -> None:
+    """As ``_stage``, which a full disk stops. Raises PublishError."""
+    try:
+        _stage(folder, staged)
+    except ZooError:
+        raise
+    except OSError as error:
+        where, reason = error.filename or staged, error.strerror or error
+        raise PublishError(f"{where}: {reason}; nothing was sent, so mend that and run the same again") from error
 
 
 def _own_file(folder: Path, path: str) -> Path:

@@ -4,11 +4,12 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from zoo.artifact import verify_manifest
 from zoo.errors import ConfigError
-from zoo.files import atomic_path
+from zoo.files import atomic_path, is_running
 from zoo.hub.catalogue import entries
 from zoo.hub.folder import FolderHub
 from zoo.locate import Fetched, fetch, locate, open_hub, parse
@@ -76,6 +77,9 @@ def _write_tar(file: Path, fetched: Sequence[Fetched]) -> None:
     with tempfile.TemporaryDirectory(prefix="zoo-pull-") as temporary:
         root = Path(temporary) / file.stem
         _keep(FolderHub(root), fetched)
+        for left in file.parent.glob(f".{escape(file.name)}.*.tmp"):
+            if not is_running(left.name.split(".")[-2]):  # it was killed
+                left.unlink(missing_ok=True)
         with atomic_path(file) as part, tarfile.open(part, "w") as tar:
             for path in [root, *sorted(root.rglob("*"))]:
                 tar.add(path, arcname=path.relative_to(temporary).as_posix(), recursive=False, filter=_anonymous)

@@ -167,13 +167,15 @@ class Client:
         with self._asking(f"the settings of {repository.id}", patience=3):
             return not self._api.model_info(repository.id).private
 
-    def set_access(self, repository: Repository, *, public: bool, gated: bool) -> None:
-        """Asks readers to accept the terms first, then opens the repository; neither is ever taken back."""
+    def gate(self, repository: Repository) -> None:
+        """Lets its readers accept its terms first."""
         with self._asking(f"the settings of {repository.id}", patience=6):
-            if gated:
-                self._api.update_repo_settings(repository.id, gated="auto")
-            if public:
-                self._api.update_repo_settings(repository.id, private=False)
+            self._api.update_repo_settings(repository.id, gated="auto")
+
+    def open_to_all(self, repository: Repository) -> None:
+        """Lets everybody read it."""
+        with self._asking(f"the settings of {repository.id}", patience=6):
+            self._api.update_repo_settings(repository.id, private=False)
 
     def delete(self, repository: Repository) -> None:
         with self._asking(f"deleting {repository.id}", patience=6):

@@ -24,7 +24,7 @@ from pathlib import Path
 from zoo.artifact import DOCUMENTS, MANIFEST, read_manifest, verify_file
 from zoo.config import MAX_CONFIG_BYTES
 from zoo.errors import IntegrityError, UnknownNameError, ZooError
-from zoo.files import sha256_file, sync
+from zoo.files import is_running, sha256_file, sync
 from zoo.hub.base import Listed, Release, Resolved
 from zoo.hub.card_data import parse_card
 from zoo.naming import COMMIT, VERSION, Repository, engine_name_of, is_revision, next_version, versions
@@ -41,7 +41,8 @@ class FolderHub:
 
     @property
     def title(self) -> str:
-        return str(self.root)
+        text = str(self.root)
+        return text if self.root.is_absolute() or text.startswith(".") else f"./{text}"
 
     def resolve(self, repository: Repository) -> Resolved | None:
         """See ``Hub``; a commit counts where its snapshot is there."""
@@ -149,7 +150,7 @@ class FolderHub:
         self.root.mkdir(parents=True, exist_ok=True)
         prefix = f"{_WORKSPACE}-{socket.gethostname()}-"
         for folder in self.root.glob(f"{prefix}*"):
-            if not _is_running(folder.name.removeprefix(prefix).partition("-")[0]):
+            if not is_running(folder.name.removeprefix(prefix).partition("-")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=self.root) as mine:
             yield Path(mine)
@@ -283,13 +284,3 @@ def _write_ref(path: Path, commit: str) -> Path:
 
 def _tag_of(commit: str, tags: dict[str, str]) -> str | None:
     return next((tag for tag, target in tags.items() if target == commit), None)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)  # signal 0 only asks
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True

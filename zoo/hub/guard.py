@@ -62,7 +62,7 @@ class Guard:
         self.title = hub_title(endpoint)
         self._origin = httpx.URL(endpoint)
         self._what = ""  # the phase, for messages
-        self._seconds = 0.0  # that it may take
+        self._seconds = float("inf")  # that it may take
         self._left = 0  # bytes that it may still take
         self._expired = False
 
@@ -114,12 +114,8 @@ class Guard:
         if self._expired:
             raise self._too_slow()
         patience = self.timeout * (6 if request.method in ("POST", "PUT") else 1)  # a server checks what it is sent
-        request.extensions["timeout"] = {
-            "connect": self.timeout,
-            "read": patience,
-            "write": patience,
-            "pool": self.timeout,
-        }
+        limits = {"connect": self.timeout, "read": patience, "write": patience, "pool": self.timeout}
+        request.extensions["timeout"] = {name: min(limit, self._seconds) for name, limit in limits.items()}
         ours = self._is_ours(request.url)
         if not ours and self.token and self.token in request.headers.get("authorization", ""):
             del request.headers["authorization"]
@@ -191,7 +187,7 @@ class Guard:
             return UnknownNameError(f"{self._from} has no such revision")
         if isinstance(error, GatedRepoError):
             return AccessError(
-                f"{self._what}: accept the terms on the repository's page of {self.title}, {self._login}"
+                f"{self._what}: accept the terms at {self._page(error)}; {self._login('lacks the right')}"
             )
         if isinstance(error, HfHubHTTPError):
             return self._refusal(error)
@@ -209,17 +205,23 @@ class Guard:
         if status in (409, 412):
             return ConflictError(f"{self._from} answered {status}: it was changed in the meantime")
         if isinstance(error, RepositoryNotFoundError) and status == 404:
-            return AccessError(f"{self._from} has no such repository, or hides it; {self._login}")
+            return AccessError(f"{self._from} has no such repository, or hides it; {self._login('lacks the right')}")
         if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
-            return AccessError(f"{self._from} refuses ({status}); {self._login}")
+            fault = "is not known there" if status == 401 else "lacks the right"
+            return AccessError(f"{self._from} refuses ({status}); {self._login(fault)}")
         said = _one_line(error.server_message or "no reason given")
         return HubError(f"{self._from} answered {status} ({said}); {_NO_HUB}")
 
-    @property
-    def _login(self) -> str:
+    def _page(self, error: HfHubHTTPError) -> str:
+        """The address of the repository for people."""
+        path = error.response.request.url.path.removeprefix(self._origin.path.rstrip("/"))
+        owner_and_name = path.removeprefix("/api/models").strip("/").split("/")[:2]
+        return _one_line("/".join([self.endpoint, *owner_and_name]))
+
+    def _login(self, fault: str) -> str:
         own = self.endpoint == HUGGING_FACE
         command = "run: hf auth login, or set HF_TOKEN" if own else "set ZOO_HUB_TOKEN to a token of that hub"
-        return f"your token lacks the right; {command}" if self.token else f"no token is set; {command}"
+        return f"your token {fault}; {command}" if self.token else f"no token is set; {command}"
 
 
 _UNREADABLE = (

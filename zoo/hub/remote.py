@@ -6,6 +6,7 @@ when the hub cannot be reached. Files are believed when the manifest, and what i
 """
 
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -46,7 +47,7 @@ class RemoteHub:
         revision = repository.revision or ""
         if COMMIT.fullmatch(revision):
             return Resolved(revision, self._tag_of(repository, revision))
-        known = self._fetched(repository)
+        known = self.fetched(repository)
         if known is not None and (VERSION.fullmatch(revision) or is_offline()):
             return known
         if is_offline():
@@ -106,7 +107,20 @@ class RemoteHub:
         """See ``Hub``."""
         from zoo.hub.upload import upload  # lazy: it imports the client
 
-        return upload(self.client(), repository, files, accept, public=public, gated=gated)
+        def check(commit: str) -> None:
+            """What arrived, as who has fetched nothing before would get it."""
+            with tempfile.TemporaryDirectory(prefix="zoo-arrived-") as temporary:
+                fresh = RemoteHub(self.endpoint, cache=Path(temporary), timeout=self._timeout)
+                accept(fresh.fetch(repository, Resolved(commit, None)))
+
+        return upload(self.client(), repository, files, check, public=public, gated=gated)
+
+    def fetched(self, repository: Repository) -> Resolved | None:
+        """What its revision was when it was fetched whole; None where it was not."""
+        try:
+            return self.cache.resolve(repository)
+        except (UnknownNameError, IntegrityError):
+            return None
 
     def client(self) -> "Client":
         """What speaks to the hub."""
@@ -135,14 +149,15 @@ class RemoteHub:
         tag = next((tag for tag, target in tags.items() if target == commit), None)
         return Resolved(commit, revision if revision in tags else tag, newer)
 
-    def _fetched(self, repository: Repository) -> Resolved | None:
+    def _refs(self, repository: Repository) -> dict[str, str]:
+        """The names in the cache; none where one is damaged, for what they stand for can be asked again."""
         try:
-            return self.cache.resolve(repository)
-        except (UnknownNameError, IntegrityError):
-            return None
+            return self.cache.refs(repository)
+        except IntegrityError:
+            return {}
 
     def _tag_of(self, repository: Repository, commit: str) -> str | None:
-        tags = versions(self.cache.refs(repository))
+        tags = versions(self._refs(repository))
         return next((tag for tag, target in tags.items() if target == commit), None)
 
     def _download(self, repository: Repository, commit: str, only: str | None = None) -> None:
@@ -206,7 +221,7 @@ class RemoteHub:
 
     def _remember(self, repository: Repository, resolved: Resolved) -> None:
         """Names what was fetched whole, for the time when the hub cannot be asked; a cache may be read-only."""
-        refs = self.cache.refs(repository)
+        refs = self._refs(repository)
         before = refs.get(resolved.tag or "")
         if before not in (None, resolved.commit):
             self._warn(

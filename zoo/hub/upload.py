@@ -5,48 +5,42 @@ publisher. Until the tag is there nothing is released; who asks for the newest v
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from zoo.artifact import MANIFEST
 from zoo.errors import HubError, PublishError
 from zoo.files import sha256_file
-from zoo.hub.base import Release, Resolved
+from zoo.hub.base import Release
 from zoo.hub.cache import is_offline
 from zoo.hub.client import Client, Refs, Stored, persistent
 from zoo.hub.guard import ConflictError
-from zoo.hub.remote import RemoteHub
 from zoo.naming import Repository, next_version, quoted, versions
 
 _OF_THE_HUB = (".gitattributes",)  # that a hub puts into a repository itself
 
 
 def upload(
-    client: Client,
-    repository: Repository,
-    files: Path,
-    accept: Callable[[Path], object],
-    *,
-    public: bool,
-    gated: bool,
+    client: Client, repository: Repository, files: Path, check: Callable[[str], object], *, public: bool, gated: bool
 ) -> Release:
-    """Makes the files of a folder a version of the repository, unless they are one. See ``Hub.add``."""
+    """Makes the files of a folder a version of the repository, unless they are one.
+
+    ``check`` sees the commit before it has a name, and raises where it must not get one. See ``Hub.add``.
+    """
     if is_offline():
         raise HubError(f"publishing on {client.title} needs a network, and HF_HUB_OFFLINE is set; unset it")
     client.require_token()
     with client.session():
-        commit, known = persistent(lambda: _arrived(client, repository, files))
-    with tempfile.TemporaryDirectory(prefix="zoo-arrived-") as temporary:
-        fresh = RemoteHub(client.endpoint, cache=Path(temporary), timeout=client.timeout)
-        accept(fresh.fetch(repository, Resolved(commit, None)))
+        commit, known = persistent(lambda: _arrived(client, repository, files, gated))
+    check(commit)
     with client.session():
         tag = known or persistent(lambda: _tagged(client, repository, commit))
-        persistent(lambda: client.set_access(repository, public=public, gated=gated))
+        if public:
+            persistent(lambda: client.open_to_all(repository))
         return Release(commit, tag, not known, persistent(lambda: client.is_public(repository)))
 
 
-def _arrived(client: Client, repository: Repository, files: Path) -> tuple[str, str | None]:
+def _arrived(client: Client, repository: Repository, files: Path, gated: bool) -> tuple[str, str | None]:
     """The commit that has the files, as the hub says, and its tag where it is a version already."""
     refs = client.refs(repository)
     if refs is None:
@@ -54,6 +48,8 @@ def _arrived(client: Client, repository: Repository, files: Path) -> tuple[str, 
         refs = _refs(client, repository)
     if "main" not in refs.branches:
         raise PublishError(f"{client.title} shows {repository.id} without a branch main; is it a hub?")
+    if gated:
+        client.gate(repository)
     stored = _stored_alike(files)
     known = _version_of(client, repository, refs, stored)
     commit = refs.tags[known] if known else _committed(client, repository, refs.branches["main"], files, stored)
