@@ -150,7 +150,7 @@ def test_a_hub_of_ones_own_is_in_the_command_unless_it_holds_a_password(tmp_path
     one, two, three = ((folder / f"{name}.html").read_text() for name in hubs)
     assert "hub=&quot;http://hub.local:8080&quot;" in one
     assert 'href="http://hub.local:8080/zoo/a_one"' in one
-    assert "hub=&quot;/data/hub&quot;" in two
+    assert "hub=&quot;/data/hub&quot;, namespace=&quot;zoo&quot;" in two
     assert "secret" not in three
 
 

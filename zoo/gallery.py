@@ -23,7 +23,7 @@ from zoo.errors import ConfigError
 from zoo.evaluate.report import QUANTITIES
 from zoo.hub.catalogue import is_repository_id
 from zoo.markdown import parse_card_body, printable
-from zoo.naming import is_engine_name
+from zoo.naming import DEFAULT_NAMESPACE, is_engine_name
 
 MARKER = ".zoo-gallery"  # lists the files that zoo wrote, so that no other is ever removed
 MAX_FIGURE_BYTES = 16 << 20
@@ -307,6 +307,9 @@ def _load_command(page: Page) -> str:
     revision = f"@{version}" if _REVISION.fullmatch(version) else ""
     secret = "://" in hub and not _ADDRESS.fullmatch(hub)  # an address may hold a password
     where = "" if secret or not hub else f", hub={json.dumps(hub, ensure_ascii=False)}"
+    owner = _fact(page, "repository").partition("/")[0]
+    if owner != DEFAULT_NAMESPACE and _REPOSITORY.fullmatch(_fact(page, "repository")):
+        where += f', namespace="{owner}"'
     return f'import zoo\n\nengine = zoo.load("{page.name}{revision}"{where})'
 
 

@@ -172,7 +172,8 @@ def _not_found(place: Place) -> UnknownNameError | NotReleasedError:
         where += ", or it is private and no token is set"
     known = hub.fetched(repository) if isinstance(hub, RemoteHub) else None
     if known is not None:
-        return UnknownNameError(f"{where}; {known.tag or known.commit} was fetched before, and loads with revision=")
+        named, version = place.name or f"hf://{repository.id}", known.tag or known.commit
+        return UnknownNameError(f"{where}; but {version} was fetched before: load {named}@{version}")
     entry = entries().get(place.name or "")
     if place.name is None:
         return UnknownNameError(f"{where}; check owner and name, or choose another hub with ZOO_HUB or --hub")
