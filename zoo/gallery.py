@@ -307,8 +307,9 @@ def _load_command(page: Page) -> str:
     revision = f"@{version}" if _REVISION.fullmatch(version) else ""
     secret = "://" in hub and not _ADDRESS.fullmatch(hub)  # an address may hold a password
     where = "" if secret or not hub else f", hub={json.dumps(hub, ensure_ascii=False)}"
-    owner = _fact(page, "repository").partition("/")[0]
-    if owner != DEFAULT_NAMESPACE and _REPOSITORY.fullmatch(_fact(page, "repository")):
+    repository = _fact(page, "repository")
+    owner = repository.partition("/")[0]
+    if owner != DEFAULT_NAMESPACE and is_repository_id(repository):
         where += f', namespace="{owner}"'
     return f'import zoo\n\nengine = zoo.load("{page.name}{revision}"{where})'
 
