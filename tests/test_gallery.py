@@ -118,7 +118,7 @@ def test_a_page_a_card_with_its_figures_beside_it(tmp_path: Path, pages: list[Pa
     assert 'src="student_figures/parity.png" alt="Forces."' in page
     assert "license: mit" not in page
     assert page.count("family/student</h1>") == 1
-    assert "zoo.load(&quot;family/student@v1&quot;)" in page
+    assert "zoo.load(&quot;family/student@v1&quot;, namespace=&quot;zoo&quot;)" in page
     assert (
         '<a href="https://huggingface.co/zoo/family_student" rel="noopener noreferrer">zoo/family_student</a>' in page
     )
