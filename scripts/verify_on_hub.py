@@ -1,5 +1,7 @@
 """The round trip of an engine through a real hub, which no test can reach: publish, list, load, pull, delete.
 
+Not tried are --public, gated repositories, and what happens when a connection breaks.
+
 Run it with scripts/verify_on_hub. It uses a private scratch repository of the one whose token is set, and deletes it at
 the end. What it found is in verified-on-hub.json; put its date into the README when all of it passed.
 """
@@ -81,7 +83,8 @@ def verify(model: Path, hub: RemoteHub) -> None:
     """All steps; the scratch repository is deleted however they end. Raises ZooError, AssertionError."""
     client = hub.client()
     client.require_token()
-    owner = str(huggingface_hub.HfApi(endpoint=hub.endpoint, token=client.token).whoami()["name"])
+    with client.session():
+        owner = client.whoami()
     with tempfile.TemporaryDirectory(prefix="zoo-verify-") as temporary, _environment(Path(temporary) / "cache"):
         name = f"zoo-scratch/verify-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
         journey = Journey(_renamed(model, Path(temporary) / "model", name), name, hub, owner, Path(temporary))
@@ -133,7 +136,11 @@ def _again(journey: Journey) -> None:
 
 
 def _listed(journey: Journey) -> None:
-    rows = {row["name"]: row for row in listing(journey.hub.endpoint, namespace=journey.namespace)}
+    for _ in range(12):  # the index that a hub searches may lag
+        rows = {row["name"]: row for row in listing(journey.hub.endpoint, namespace=journey.namespace)}
+        if journey.name in rows:
+            break
+        time.sleep(10)
     block = parse_card((journey.folder / "README.md").read_text(encoding="utf-8")).zoo
     assert block is not None
     assert rows[journey.name]["metrics"] == block.metrics

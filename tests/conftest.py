@@ -60,7 +60,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setenv("ZOO_HUB", hub.endpoint)
         monkeypatch.setenv("ZOO_HUB_TOKEN", "token-of-me")
         monkeypatch.setenv("ZOO_NAMESPACE", "me")
-        monkeypatch.setattr("zoo.hub.client._PAUSES", (0.01, 0.02))
+        monkeypatch.setattr("zoo.hub.client.PAUSES", (0.01, 0.02))
         yield hub
 
 

@@ -174,7 +174,7 @@ def test_what_a_dead_publisher_left_is_removed_and_what_a_live_one_has_is_not(
 ) -> None:
     monkeypatch.setattr("zoo.hub.folder.socket.gethostname", lambda: "host")
     dead, live, elsewhere = (
-        hub.root / f".publishing-{name}" for name in ("host-999999999-x", f"host-{os.getpid()}-x", "other-1-x")
+        hub.root / f".publishing-{name}" for name in ("host@999999999-x", f"host@{os.getpid()}-x", "host-0@999999999-x")
     )
     for folder in (dead, live, elsewhere):
         folder.mkdir(parents=True)

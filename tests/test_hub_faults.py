@@ -552,7 +552,7 @@ RIGHTS = [
     Case("no token, private repository", "load", no_token, UnknownNameError, "it is private and no token is set"),
     Case("wrong token", "publish", wrong_token, AccessError, TOKEN),
     Case("wrong token", "load", wrong_token, AccessError, TOKEN),
-    Case("wrong token", "list", wrong_token, AccessError, TOKEN),
+    Case("wrong token", "list", wrong_token, None, TOKEN),
     Case("token that may only read", "publish", at("preupload", "status", status=403), AccessError, TOKEN),
     Case("namespace of somebody else", "publish", of_somebody_else, AccessError, TOKEN),
     Case("private repository", "load from somebody else", private, UnknownNameError, "check owner and name"),
@@ -578,7 +578,7 @@ OTHERS = [
     Case("another publisher, same content", "publish", same_publisher, None),
     Case("another publisher takes the tag", "publish", tag_taken, None),
     Case("tag said to be made, and not", "publish", at("tag", "status", ALWAYS, status=200), PublishError, AGAIN),
-    Case("tag that moved", CACHED, tag_moved, None, "a version should never change", lost=True),
+    Case("tag that moved", CACHED, tag_moved, None, "Taking what was fetched before", lost=True),
     Case("repository deleted meanwhile", "publish", deleted_at("commit"), AccessError, "has no such", lost=True),
     Case("repository deleted meanwhile", "load", deleted_at("head"), AccessError, "has no such", lost=True),
     Case("repository deleted", CACHED, deleted, UnknownNameError, "has no me/tiny_student", lost=True),
@@ -669,6 +669,7 @@ def test_fault(number: int, scene: Scene) -> None:
 def suffer(scene: Scene, case: Case, do: Callable[[Scene], str]) -> tuple[str, str]:
     """What comes of it and what the user sees while the fault lasts, after which all is well again."""
     started, result, words = time.monotonic(), "", []
+    huggingface_hub.close_session()  # an open one does not see another proxy
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", ZooWarning)
         begin(scene, case, patch)
@@ -679,6 +680,7 @@ def suffer(scene: Scene, case: Case, do: Callable[[Scene], str]) -> tuple[str, s
                 do(scene)
             words = [f"{case.error.__name__}: {caught.value}"]
         assert all(met() for met in scene.met), "the fault never came"
+    huggingface_hub.close_session()
     assert time.monotonic() - started + sum(scene.naps) < BOUND
     scene.server.heal()
     if case.breaks in (stopped, damaged_blob_and_stopped):
@@ -695,7 +697,7 @@ def begin(scene: Scene, case: Case, patch: pytest.MonkeyPatch) -> None:
     if case.breaks.kind in ("hang", "hang_headers", "drip"):
         patch.setenv("ZOO_HUB_TIMEOUT", str(IMPATIENCE))
         patch.setattr(zoo.hub.client, "SLOWEST", 10**6)  # a small file has no time beyond that of an answer
-        patch.setattr(zoo.hub.client, "_PAUSES", (0.01,))
+        patch.setattr(zoo.hub.client, "PAUSES", (0.01,))
     scene.order(case.breaks)
 
 

@@ -128,7 +128,7 @@ def _online(monkeypatch: pytest.MonkeyPatch, server: HubServer) -> None:
     monkeypatch.setenv("ZOO_HUB_TOKEN", "secret-token")
     monkeypatch.setenv("ZOO_NAMESPACE", OWNER)
     monkeypatch.setenv("ZOO_HUB_TIMEOUT", "1")
-    monkeypatch.setattr(zoo.hub.client, "_PAUSES", (0.01,))
+    monkeypatch.setattr(zoo.hub.client, "PAUSES", (0.01,))
 
 
 def refused(kind: type[Exception] | tuple[type[Exception], ...], call: Callable[[], object]) -> str:

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ def _in_process(work: Work, around: Mapping[str, str], connection: Connection) -
     os.environ.pop("HF_HUB_OFFLINE", None)
     huggingface_hub.constants.HF_HUB_OFFLINE = False  # read when it was imported
     os.environ.update(around)
+    tempfile.tempdir = around["TMPDIR"]  # the server of processes has looked for one, once
     with connection:
         connection.send("ready")
         connection.recv()

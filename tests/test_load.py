@@ -229,8 +229,9 @@ def test_an_engine_that_cannot_be_read_is_listed_without_its_licence(spoilt: str
     else:
         (path,) = place.glob(spoilt if "/" in spoilt else f"snapshots/*/{spoilt}")
         path.resolve().write_text("{}")
-    (row,) = [row for row in listing(tmp_path / "hub") if row["status"] == "published"]
+    (row,) = [row for row in listing(tmp_path / "hub") if row["hub"]]
     assert row["licence_weights"] is None
+    assert row["status"] == ("unfinished" if spoilt == "refs/main" else "published")
 
 
 def test_a_teacher_on_a_hub_is_not_listed_as_published(tmp_path: Path) -> None:

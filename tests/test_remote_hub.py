@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
@@ -13,9 +16,10 @@ import model_folders as folders
 import pytest
 import torch
 from ase import Atoms
-from hub_server import HubServer
+from hub_server import Fault, HubServer
 
 from zoo.artifact import write_manifest
+from zoo.browse import build_gallery
 from zoo.config import parse
 from zoo.engine import Engine
 from zoo.errors import (
@@ -32,6 +36,7 @@ from zoo.errors import (
 from zoo.files import sha256_file
 from zoo.hub.cache import cache_folder, parse_hub
 from zoo.hub.catalogue import Catalogue, entries
+from zoo.hub.guard import ANSWER_BYTES
 from zoo.hub.remote import RemoteHub
 from zoo.listing import describe, listing
 from zoo.load import load, names
@@ -158,7 +163,7 @@ def test_a_dry_run_asks_nothing_and_needs_no_token(
 ) -> None:
     monkeypatch.delenv("ZOO_HUB_TOKEN")
     plan = str(publish(folder, dry_run=True))
-    assert plan.splitlines()[-1] == f"would publish {REPOSITORY} on {server.endpoint}"
+    assert plan.splitlines()[-1] == f"would publish {REPOSITORY} on {server.endpoint}, private where it is new"
     assert "model.safetensors" in plan
     assert not server.requests
     with pytest.raises(AccessError, match="set ZOO_HUB_TOKEN to a token of that hub"):
@@ -290,8 +295,9 @@ def test_a_version_that_moved_is_announced_and_the_cached_one_kept(
     server.delete_tag(REPOSITORY, "v2")
     server.tag(REPOSITORY, "v1", second)
     assert torch.equal(_forces(load(f"{folders.NAME}@v1")), _forces(load(folder)))
-    with pytest.warns(ZooWarning, match=r"@v1 was .* a version should never change"):
-        assert torch.equal(_forces(load(folders.NAME)), _forces(load(other)))
+    with pytest.warns(ZooWarning, match=r"@v1 was .* on http.* now\. Taking what was fetched before"):
+        assert torch.equal(_forces(load(folders.NAME)), _forces(load(folder)))
+    assert torch.equal(_forces(load(f"{folders.NAME}@v1")), _forces(load(folder)))
 
 
 def test_a_repository_that_is_gone_still_loads_what_was_fetched_of_it(server: HubServer, folder: Path) -> None:
@@ -345,7 +351,8 @@ def _with_entry(monkeypatch: pytest.MonkeyPatch, server: HubServer, **changes: o
         "manifest_sha256": "0" * 64,
     }
     entry = entries()[folders.NAME].model_dump(mode="json")
-    entry |= {"status": "published", "aliases": ["sevennet-0/si"], "release": release | changes}
+    entry |= {"status": "published", "aliases": ["sevennet-0/si"], "new_version": changes.pop("new_version", None)}
+    entry |= {"release": release | changes}
     catalogue = parse(Catalogue, {"engines": [entry]}, "test")
     for place in ("zoo.locate", "zoo.listing", "zoo.hub.catalogue"):
         monkeypatch.setattr(f"{place}.entries", lambda: {one.name: one for one in catalogue.engines})
@@ -397,7 +404,7 @@ def test_a_stranger_who_takes_the_tag_of_zoo_is_not_listed(server: HubServer, fo
     card = {"README.md": b"---\nlibrary_name: zoo\n---\n# x\n"}
     for repository in ("you/evil_engine", "me/my_engine"):
         server.create(repository)
-        server.commit(repository, card)
+        server.tag(repository, "v1", server.commit(repository, card))
     assert "my/engine" in names()
     assert "evil/engine" not in names()
     with pytest.raises(UnknownNameError, match="no engine is called 'evil/engine'"):
@@ -419,7 +426,226 @@ def test_a_repository_that_is_private_to_another_is_as_if_it_were_not_there(
         publish(folder)
 
 
-# Hubs apart
+def test_a_version_that_nobody_finished_is_not_listed_as_one(server: HubServer, folder: Path, other: Path) -> None:
+    publish(folder)
+    card = other / "README.md"
+    server.commit(REPOSITORY, {"README.md": card.read_bytes().replace(b"To be tested", b"Not released")})
+    server.create("me/half_engine")
+    server.commit("me/half_engine", {"README.md": card.read_bytes()})
+    rows = {row["name"]: row for row in listing()}
+    assert (rows[folders.NAME]["purpose"], rows[folders.NAME]["version"]) == ("To be tested", "v1")
+    assert (rows["half/engine"]["status"], rows["half/engine"]["licence_weights"]) == ("unfinished", None)
+    assert "half/engine" not in names()
+
+
+def test_one_engine_that_cannot_be_read_does_not_hide_the_gallery(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    publish(folder)
+    server.create("me/half_engine")
+    server.create("me/bad_engine")
+    server.tag("me/bad_engine", "v1", server.commit("me/bad_engine", {"README.md": b"---\nlibrary_name: zoo\n---\n"}))
+    server.requests.clear()
+    with pytest.warns(ZooWarning, match="bad/engine has no page"):
+        index = build_gallery(tmp_path / "site")
+    assert (index.parent / f"{folders.NAME}.html").is_file()
+    assert not any("model.safetensors" in request.path for request in server.requests)
+
+
+def test_what_was_pulled_keeps_the_names_that_were_asked_for(
+    server: HubServer, folder: Path, other: Path, tmp_path: Path
+) -> None:
+    publish(folder)
+    publish(other)
+    second = server.repositories[REPOSITORY].tags.pop("v2")
+    server.repositories[REPOSITORY].branches["dev"] = second
+    there = tmp_path / "there"
+    pull([folders.NAME], there)
+    pull([f"{folders.NAME}@dev"], there)
+    pull([f"{folders.NAME}@main"], there)
+    for revision, expected in {None: folder, "v1": folder, "dev": other, "main": other}.items():
+        assert torch.equal(_forces(load(folders.NAME, hub=there, revision=revision)), _forces(load(expected)))
+
+
+def test_what_the_catalogue_released_loads_from_where_it_was_carried_in_any_namespace(
+    released: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    pull([folders.NAME], tmp_path / "there")
+    released.stop()
+    engine = load(folders.NAME, hub=tmp_path / "there", namespace="me")
+    assert torch.equal(_forces(engine), _forces(load(folder)))
+
+
+def test_the_successor_of_what_the_catalogue_released_is_announced(
+    released: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = sha256_file(folder / "manifest.json")
+    _with_entry(monkeypatch, released, manifest_sha256=digest, new_version="zoo/better_engine")
+    with pytest.warns(ZooWarning, match="has a successor: hf://zoo/better_engine"):
+        load(folders.NAME)
+
+
+# Rights
+
+
+def test_an_expired_token_leaves_what_was_fetched(
+    server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(folder)
+    load(folders.NAME)
+    monkeypatch.setenv("ZOO_HUB_TOKEN", "expired")
+    with pytest.warns(ZooWarning, match=r"refuses \(401.*your token is not known there.*Taking v1"):
+        assert load(folders.NAME).check().passed
+    with pytest.warns(ZooWarning, match="Showing what was fetched before"):
+        assert folders.NAME in names()
+
+
+def test_readers_who_are_let_in_by_hand_stay_so(server: HubServer, tmp_path: Path) -> None:
+    lineage = folders.lineage(teacher_terms="Ask first.")
+    folder = folders.make_folder(tmp_path / "model", lineage=lineage)
+    publish(folder)
+    server.repositories[REPOSITORY].gated = "manual"
+    publish(folder, public=True)
+    assert server.repositories[REPOSITORY].gated == "manual"
+
+
+def test_terms_that_must_be_repeated_are_asked_for(server: HubServer, tmp_path: Path) -> None:
+    lineage = folders.lineage(teacher="me/teacher", teacher_licence_weights="LicenseRef-ASL")
+    folder = folders.make_folder(tmp_path / "model", licence="LicenseRef-ASL", lineage=lineage)
+    with pytest.raises(LicenceError, match=r"whose text must be passed on; config\.json has no teacher_terms"):
+        publish(folder)
+
+
+def test_a_stored_login_is_never_renewed_at_another_server(tmp_path: Path) -> None:
+    """The client sends the secret that renews a login to HF_ENDPOINT, which zoo does not read."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "token").write_text("hf_stored")
+    program = "from zoo.hub.client import Client; print(Client('https://huggingface.co').token)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(home)}
+    expected = {"https://huggingface.co": "hf_stored", "http://mirror.invalid": "None"}
+    for endpoint, token in expected.items():
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | {"HF_ENDPOINT": endpoint},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == token
+
+
+def test_a_hub_that_counts_requests_is_given_the_time_that_it_asks_for(server: HubServer, folder: Path) -> None:
+    publish(folder)
+    limit = {"RateLimit": '"api";r=0;t=600'}
+    server.order(Fault("GET", "/refs", "status", status=429, headers=limit))
+    with pytest.raises(HubError, match="answered 429 and asks to wait 600 s"):
+        load(f"hf://{REPOSITORY}")
+
+
+def test_the_offline_mode_of_transformers_is_offline_mode_too(
+    server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(folder)
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    server.requests.clear()
+    with pytest.raises(HubError, match="was not fetched before"):
+        load(f"hf://{REPOSITORY}")
+    assert not server.requests
+
+
+# The tag
+
+
+def test_a_tag_that_the_hub_does_not_show_at_once_is_waited_for(server: HubServer, folder: Path) -> None:
+    """Hubs are not always of one mind: what was written a moment ago may not be read yet."""
+    stale = (
+        b'{"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": "%s"}], "tags": [], "converts": []}'
+    )
+    tagged: list[bool] = []
+
+    def show_no_tag(hub: HubServer, _: object) -> None:
+        main = hub.repositories[REPOSITORY].branches["main"]
+        hub.order(Fault("GET", "/refs", "body", body=stale % main.encode()))
+        tagged.append(True)
+
+    server.order(Fault("POST", "/tag/", "call", call=show_no_tag))
+    assert publish(folder).tag == "v1"
+    assert tagged
+    assert list(server.repositories[REPOSITORY].tags) == ["v1"]
+
+
+def test_a_tag_that_stands_for_another_commit_is_told_and_no_other_is_made(server: HubServer, folder: Path) -> None:
+    other = (
+        b'{"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": "%s"}], "converts": [], "tags": ['
+    )
+    other += b'{"name": "v1", "ref": "refs/tags/v1", "targetCommit": "' + b"9" * 40 + b'"}]}'
+
+    def show_another(hub: HubServer, _: object) -> None:
+        main = hub.repositories[REPOSITORY].branches["main"]
+        hub.order(Fault("GET", "/refs", "body", body=other % main.encode()))
+
+    server.order(Fault("POST", "/tag/", "call", call=show_another))
+    with pytest.raises(PublishError, match=r"took .*@v1, and it stands for '9999"):
+        publish(folder)
+    assert list(server.repositories[REPOSITORY].tags) == ["v1"]
+
+
+# Hubs, and threads, apart
+
+
+def test_other_threads_keep_the_client_as_it_is(server: HubServer, folder: Path, tmp_path: Path) -> None:
+    """Their downloads from another server are neither cut nor under zoo's limits, whatever zoo does meanwhile."""
+    publish(folder)
+    size = ANSWER_BYTES + 10_000_000
+    with HubServer(users={}) as second:
+        second.create("you/large")
+        second.commit("you/large", {"large.bin": bytes(size)})
+        failures: list[Exception] = []
+
+        def download() -> None:
+            try:
+                cache = tmp_path / "cache"
+                huggingface_hub.hf_hub_download("you/large", "large.bin", endpoint=second.endpoint, cache_dir=cache)
+            except Exception as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=download)
+        thread.start()
+        for _ in range(5):
+            load(folders.NAME)
+            shutil.rmtree(cache_folder(server.endpoint))
+        thread.join()
+    assert not failures
+    assert next((tmp_path / "cache").rglob("large.bin")).stat().st_size == size
+
+
+def test_two_threads_load_from_two_hubs(server: HubServer, folder: Path, other: Path) -> None:
+    with HubServer(users={"token-of-me": "me"}) as second:
+        publish(folder)
+        publish(other, second.endpoint)
+        hubs = [server.endpoint, second.endpoint] * 3
+        with ThreadPoolExecutor(len(hubs)) as pool:
+            engines = list(pool.map(lambda hub: load(folders.NAME, hub=hub), hubs))
+        for engine, expected in zip(engines, [folder, other] * 3, strict=True):
+            assert torch.equal(_forces(engine), _forces(load(expected)))
+
+
+def test_all_that_zoo_asks_is_asked_in_its_own_thread(server: HubServer, folder: Path) -> None:
+    """Requests of other threads are not under zoo's rules."""
+    asked: set[int] = set()
+
+    def factory() -> object:
+        hooks = {"request": [lambda _: asked.add(threading.get_ident())]}
+        return huggingface_hub.utils.httpx.Client(event_hooks=hooks)
+
+    huggingface_hub.set_client_factory(factory)
+    try:
+        publish(folder)
+        load(folders.NAME)
+    finally:
+        huggingface_hub.set_client_factory(huggingface_hub.utils._http.default_client_factory)
+    assert asked == {threading.get_ident()}
 
 
 def test_two_hubs_with_the_same_repository_never_mix(
@@ -476,7 +702,7 @@ def test_a_token_for_huggingface_is_never_sent_elsewhere(
 )
 def test_an_address_has_one_normal_form(text: str, normal: str) -> None:
     assert parse_hub(text) == normal
-    assert cache_folder(text if text == normal else normal) == cache_folder(normal)
+    assert parse_hub(normal) == normal
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,21 @@
 """Engines for people to choose from: lists and facts as text, and the cards of a hub as a web page."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from zoo.calculator import elements_text
+from zoo.errors import ZooError, ZooWarning
 from zoo.evaluate.report import QUANTITIES
 from zoo.gallery import Page, write_gallery
 from zoo.hub.base import Hub
-from zoo.listing import Row, fetched_row, listing
-from zoo.locate import fetch, locate, open_hub
+from zoo.hub.folder import read_text
+from zoo.listing import Row, listing
+from zoo.locate import locate, open_hub, resolve
 from zoo.naming import default_namespace, parse_name, parse_path
 
 STATUSES = "package: comes with a Python package. recipe: make it with zoo distill NAME. published: on the hub."
+_UNFINISHED = " unfinished: its publication was not ended, or cannot be read."
 _HEADS = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
 _FACTS = {  # key of a row: what a person calls it
     "status": "status",
@@ -44,7 +48,8 @@ def list_text(rows: list[Row], width: int) -> str:
         + _cut(line["purpose"], room)
         for line in cells
     ]
-    return "\n".join([*lines, "", STATUSES])
+    unfinished = any(row["status"] == "unfinished" for row in rows)
+    return "\n".join([*lines, "", STATUSES + (_UNFINISHED if unfinished else "")])
 
 
 def info_text(row: Row) -> str:
@@ -68,14 +73,19 @@ def build_gallery(folder: str | Path, hub: str | Path | None = None, *, namespac
 
 
 def _page(row: Row, hub: Hub, namespace: str) -> Page:
+    """With its card and figures; one that cannot be read must not hide the others."""
     if row["status"] != "published":
         return Page(row)
     name = parse_name(row["name"])
     assert not isinstance(name, Path)
-    fetched = fetch(locate(name, hub, namespace))
-    facts, card = fetched_row(fetched)
-    figures = {f"figures/{path.name}": path for path in sorted((fetched.folder / "figures").glob("*.png"))}
-    return Page(facts, card, figures)
+    place = locate(name, hub, namespace)
+    try:
+        folder = hub.fetch_card(place.repository, resolve(place), figures=True)
+    except ZooError as error:
+        warnings.warn(f"{row['name']} has no page: {error}", ZooWarning, stacklevel=2)
+        return Page(row)
+    figures = {f"figures/{path.name}": path for path in sorted((folder / "figures").glob("*.png"))}
+    return Page(row, read_text(folder), figures)
 
 
 def _fact(value: Any) -> str:

@@ -6,14 +6,13 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
-from zoo.artifact import DOCUMENTS
 from zoo.errors import ConfigError
 from zoo.hub.base import Listed
 from zoo.hub.card_data import parse_card
 from zoo.hub.catalogue import Entry, entries
-from zoo.hub.folder import read_document
+from zoo.hub.folder import read_text, verify_card
 from zoo.licences import is_commercial
-from zoo.locate import Fetched, locate, open_hub, parse, resolve
+from zoo.locate import locate, open_hub, parse, resolve, warn_without_folder
 from zoo.naming import EngineName, default_namespace
 
 Row = dict[str, Any]
@@ -48,7 +47,8 @@ def listing(
 ) -> list[Row]:
     """A row for each engine of the catalogue and of a namespace on a hub; what nobody states is None.
 
-    Those of a hub are ``published``, with what their cards say, which only ``load`` verifies. ``elements`` are symbols
+    Those of a hub are ``published``, with what the card of their newest version says; without one that can be read they
+    are ``unfinished``. ``elements`` are symbols
     that an engine must know, all of them; ``subset`` is a part of the subset's name; ``commercial`` leaves those whose
     licence is known to allow commercial use. Where the hub does not answer, a ZooWarning says so, and the catalogue and
     what was fetched before are listed. Raises ConfigError, AccessError.
@@ -57,6 +57,7 @@ def listing(
     if strange:
         raise ConfigError(f"{min(strange)!r} is no element; give symbols, such as Si")
     target, owner = open_hub(hub), default_namespace(namespace)
+    warn_without_folder(target)
     rows = {name: _entry_row(entry) for name, entry in entries().items()}
     for listed in target.engines(owner):
         entry = entries().get(listed.name)
@@ -76,24 +77,15 @@ def describe(name: str, hub: str | Path | None = None, *, namespace: str | None 
         return _entry_row(entry), None
     place = locate(found, open_hub(hub), default_namespace(namespace))
     resolved = resolve(place)
-    text = place.hub.read_card(place.repository, resolved)
+    text = read_text(place.hub.fetch_card(place.repository, resolved))
     card = parse_card(text)
     title = place.name or (card.zoo.name if card.zoo else place.repository.id)
     listed = Listed(title, place.repository.id, card, resolved.commit, resolved.tag)
     return _listed_row(listed, entry, place.hub.title), text
 
 
-def fetched_row(fetched: Fetched) -> tuple[Row, str]:
-    """The row of an engine that was fetched, and its card as Markdown."""
-    text = (fetched.folder / DOCUMENTS[0]).read_text(encoding="utf-8", errors="replace")
-    card, place = parse_card(text), fetched.place
-    title = place.name or (card.zoo.name if card.zoo else place.repository.id)
-    listed = Listed(title, place.repository.id, card, fetched.resolved.commit, fetched.resolved.tag)
-    return _listed_row(listed, entries().get(title), place.hub.title), text
-
-
 def _entry_row(entry: Entry) -> Row:
-    facts = entry.model_dump(mode="json", exclude={"aliases", "base_model", "release"})
+    facts = entry.model_dump(mode="json", exclude={"aliases", "base_model", "release", "new_version"})
     release = entry.release
     if release is not None:
         facts |= release.model_dump(mode="json")
@@ -117,14 +109,16 @@ def _listed_row(listed: Listed, entry: Entry | None, hub: str) -> Row:
             "teacher": block.teacher.name,
             "metrics": dict(block.metrics),
         }
-    row |= {"name": listed.name, "status": "published", "hub": hub, "repository": listed.repository}
+    status = "published" if listed.tag else "unfinished"
+    row |= {"name": listed.name, "status": status, "hub": hub, "repository": listed.repository}
     row |= {"version": listed.tag, "commit": listed.commit, "commercial": is_commercial(row["licence_weights"])}
     return row
 
 
 def _folder_row(folder: Path) -> tuple[Row, str]:
     """A model folder on disk, whose card is verified."""
-    text = read_document(folder, DOCUMENTS[0])
+    verify_card(folder)
+    text = read_text(folder)
     card = parse_card(text)
     name = card.zoo.name if card.zoo else folder.name
     row = _listed_row(Listed(name, str(folder), card), None, "")

@@ -7,7 +7,7 @@ import torch
 from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
 from zoo.errors import CapabilityError, ConfigError, UnknownNameError
 from zoo.hub.catalogue import entries
-from zoo.locate import fetch, locate, open_hub, parse
+from zoo.locate import fetch, locate, open_hub, parse, warn_without_folder
 from zoo.naming import FORMS, EngineName, default_namespace
 from zoo.teachers import load_teacher, teacher_names
 
@@ -61,8 +61,10 @@ def names(hub: str | Path | None = None, *, namespace: str | None = None) -> lis
 
     Where the hub does not answer, a ZooWarning says so, and those fetched before are named. Raises ConfigError.
     """
-    found = open_hub(hub).engines(default_namespace(namespace))
-    return sorted({*entries(), *(listed.name for listed in found)})
+    target = open_hub(hub)
+    warn_without_folder(target)
+    found = target.engines(default_namespace(namespace))
+    return sorted({*entries(), *(listed.name for listed in found if listed.tag)})
 
 
 def _teacher(found: EngineName, device: torch.device, dtype: torch.dtype, check_domain: bool) -> Engine:

@@ -85,23 +85,39 @@ def locate(found: EngineName | Repository, hub: Hub, namespace: str) -> Place:
         return Place(hub, found)
     entry = entries().get(found.name)
     release = entry.release if entry else None
-    if release is None or not isinstance(hub, RemoteHub) or hub.endpoint != parse_hub(release.hub):
+    if release is None:
         return Place(hub, found.repository(namespace), found.name)
     owner, _, name = release.repository.partition("/")
+    if not isinstance(hub, RemoteHub) or hub.endpoint != parse_hub(release.hub):
+        carried = found.repository(owner)  # pulled from where it was released
+        held = isinstance(hub, FolderHub) and (hub.root / carried.folder).is_dir()
+        return Place(hub, carried if held else found.repository(namespace), found.name)
     pinned = found.revision in (None, release.version, release.commit)
     return Place(
         hub,
         Repository(owner, name, found.revision),
         found.name,
-        Resolved(release.commit, release.version) if pinned else None,
+        Resolved(release.commit, release.version, entry.new_version if entry else None) if pinned else None,
         release.manifest_sha256 if pinned else None,
     )
 
 
 def resolve(place: Place) -> Resolved:
     """The commit that a place stands for. Raises UnknownNameError, NotReleasedError, HubError, AccessError."""
-    if place.pinned is not None:
-        return place.pinned
+    resolved = place.pinned or _asked(place)
+    if resolved.new_version:
+        successor = f"hf://{resolved.new_version}"
+        warnings.warn(f"{place.repository.id} has a successor: {successor}", ZooWarning, stacklevel=2)
+    return resolved
+
+
+def warn_without_folder(hub: Hub) -> None:
+    """A hub that is a folder may be mistyped, and is then as good as empty."""
+    if isinstance(hub, FolderHub) and not hub.root.is_dir():
+        warnings.warn(f"there is no folder {hub.root.resolve()}, so nothing is on that hub", ZooWarning, stacklevel=2)
+
+
+def _asked(place: Place) -> Resolved:
     hub, repository = place.hub, place.repository
     if isinstance(hub, FolderHub) and not hub.root.is_dir():
         raise UnknownNameError(
@@ -118,8 +134,6 @@ def resolve(place: Place) -> Resolved:
             f"{repository.id} on {hub.title} is without a version, for nobody finished publishing it; "
             f"publish it again, or load {place.name}@main as it is"
         )
-    if resolved.new_version:
-        warnings.warn(f"{repository.id} has a successor: hf://{resolved.new_version}", ZooWarning, stacklevel=2)
     return resolved
 
 
@@ -158,6 +172,8 @@ def _canonical(found: EngineName) -> EngineName:
 def _with_remedy(place: Place, error: HubError) -> HubError | NotReleasedError:
     """An engine of zoo that zoo has not released is made, whatever huggingface.co would have said."""
     entry, hub = entries().get(place.name or ""), place.hub
+    if entry is None and place.name is not None:
+        return type(error)(f"{error} ({nearest(place.name)})")
     asked = isinstance(hub, RemoteHub) and hub.endpoint == HUGGING_FACE and place.repository.owner == DEFAULT_NAMESPACE
     if entry is None or entry.status != "recipe" or not asked:
         return error
@@ -177,7 +193,7 @@ def _not_found(place: Place) -> UnknownNameError | NotReleasedError:
     entry = entries().get(place.name or "")
     if place.name is None:
         return UnknownNameError(f"{where}; check owner and name, or choose another hub with ZOO_HUB or --hub")
-    if entry is not None:
+    if entry is not None and entry.status == "recipe":
         return NotReleasedError(f"{entry.name} has a recipe and no released weights ({where}); {_making(entry)}")
     near = nearest(place.name, _names(hub, repository.owner))
     return UnknownNameError(f"no engine is called {place.name!r} ({where}); expected {FORMS}; {near}")

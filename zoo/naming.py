@@ -141,6 +141,11 @@ def versions(tags: Mapping[str, str]) -> dict[str, str]:
     return {tag: tags[tag] for tag in sorted(numbers, key=numbers.__getitem__)}
 
 
+def version_of(commit: str, tags: Mapping[str, str]) -> str | None:
+    """The released version that a commit is, if it is one."""
+    return next((tag for tag, target in versions(tags).items() if target == commit), None)
+
+
 def next_version(tags: Mapping[str, str]) -> str:
     """The tag that the version after these gets."""
     newest = next(reversed(versions(tags)), "v0")

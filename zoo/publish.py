@@ -15,9 +15,12 @@ from zoo.hub.card_lint import lint_card
 from zoo.hub.catalogue import entries
 from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
-from zoo.licences import check_terms
+from zoo.licences import TERMS, check_terms
 from zoo.locate import open_hub
 from zoo.naming import EngineName, Repository, default_namespace, is_engine_name, parse_name, parse_path
+
+_SEEN = {True: ", public", False: ", private (open it with --public)", None: ""}
+_PLANNED = {True: ", public", False: ", private where it is new", None: ""}
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class PublishResult:
 
     def _done(self) -> str:
         verb = "published" if self.new else "nothing new:"
-        seen = {True: ", public", False: ", private (open it with --public)", None: ""}[self.public]
-        return f"{verb} {self.repository}@{self.tag} on {self.hub}, commit {self.commit}{seen}"
+        return f"{verb} {self.repository}@{self.tag} on {self.hub}, commit {self.commit}{_SEEN[self.public]}"
 
     def _plan(self) -> str:
         size = sum(self.files.values())
@@ -51,7 +53,7 @@ class PublishResult:
                 *(f"{size:>12,}  {path}" for path, size in self.files.items()),
                 f"{size:>12,}  bytes in {len(self.files)} files",
                 f"card: no fault found. licence: {self.licence}, which its sources allow.",
-                f"{verb} {self.repository}{version} on {self.hub}",
+                f"{verb} {self.repository}{version} on {self.hub}{_PLANNED[self.public]}",
             ]
         )
 
@@ -107,6 +109,12 @@ def check_licence(config: ArtifactConfig) -> None:
             f"they are {entry.licence_weights}; make the model folder again"
         )
     check_terms(config.name, config.licence, lineage.sources)
+    silent = [source for source in lineage.sources if TERMS[source.licence].repeated and not lineage.teacher_terms]
+    if silent:
+        raise LicenceError(
+            f"{silent[0]} is under {silent[0].licence}, whose text must be passed on; "
+            "config.json has no teacher_terms, make the model folder again with a teacher that gives its terms"
+        )
 
 
 def _stage(folder: Path, staged: Path) -> None:

@@ -1,5 +1,6 @@
 """Engines fetched ahead: into the cache, or into a folder or a tar that is a hub where there is no network."""
 
+import socket
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -77,8 +78,8 @@ def _write_tar(file: Path, fetched: Sequence[Fetched]) -> None:
     with tempfile.TemporaryDirectory(prefix="zoo-pull-") as temporary:
         root = Path(temporary) / file.stem
         _keep(FolderHub(root), fetched)
-        for left in file.parent.glob(f".{escape(file.name)}.*.tmp"):
-            if not is_running(left.name.split(".")[-2]):  # it was killed
+        for left in file.parent.glob(f".{escape(file.name)}.{escape(socket.gethostname())}@*.tmp"):
+            if not is_running(left.stem.rpartition("@")[2]):  # it was killed
                 left.unlink(missing_ok=True)
         with atomic_path(file) as part, tarfile.open(part, "w") as tar:
             for path in [root, *sorted(root.rglob("*"))]:

@@ -25,7 +25,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Listed:
-    """An engine that was found on a hub."""
+    """An engine that was found on a hub; without a tag, nobody finished publishing it, or it cannot be read."""
 
     name: str
     repository: str  # owner/name
@@ -61,8 +61,8 @@ class Hub(Protocol):
     def fetch(self, repository: Repository, resolved: Resolved) -> Path:
         """A whole model folder. Raises IntegrityError, HubError, AccessError, UnknownNameError."""
 
-    def read_card(self, repository: Repository, resolved: Resolved) -> str:
-        """README.md alone. Raises as ``fetch`` does."""
+    def fetch_card(self, repository: Repository, resolved: Resolved, *, figures: bool = False) -> Path:
+        """A folder with the card, and its figures where asked, but perhaps no weights. Raises as ``fetch`` does."""
 
     def engines(self, namespace: str) -> list[Listed]:
         """The engines of a namespace, sorted by name. Raises HubError, AccessError."""

@@ -62,8 +62,9 @@ def cache_folder(endpoint: str) -> Path:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids requests."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    """Whether HF_HUB_OFFLINE, or TRANSFORMERS_OFFLINE which the client heeds as well, forbids requests."""
+    said = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(text in ("1", "ON", "YES", "TRUE") for text in said)
 
 
 def hub_title(endpoint: str) -> str:

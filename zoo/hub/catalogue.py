@@ -80,6 +80,7 @@ class Entry(Config):
     teacher: str | None = None  # that the recipe distils
     base_model: RepositoryId | None = None  # on huggingface.co, that holds these very weights
     release: Release | None = None
+    new_version: RepositoryId | None = None  # that follows it
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

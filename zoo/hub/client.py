@@ -1,6 +1,6 @@
 """What zoo asks of a hub over HTTP, in terms of the stock client, one method a question.
 
-Importing this file imports the client, which takes a third of a second; reading what is cached does without it.
+Importing this file imports the client; reading what is cached does without it.
 """
 
 import os
@@ -16,23 +16,26 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    constants,
     get_token,
 )
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from huggingface_hub.utils.tqdm import progress_bar_states
 
 from zoo.errors import AccessError, ConfigError, IntegrityError
 from zoo.hub.cache import HUGGING_FACE, hub_title
-from zoo.hub.guard import ANSWER_BYTES, SLOWEST, Guard, TransientError, guarded
+from zoo.hub.guard import ANSWER_BYTES, SLOWEST, Guard, TransientError, guarded, remedy_of
 from zoo.naming import Repository
 from zoo.version import __version__
 
 T = TypeVar("T")
 
 TIMEOUT = 10.0  # seconds that a silent server is waited for
-_PAUSES = (1.0, 3.0)  # seconds between tries
+PAUSES = (1.0, 3.0)  # seconds between tries
 _LONGEST_WAIT = 30.0  # seconds
+_LARGE = (".safetensors", ".png")  # what a hub keeps outside of git
 _MOST_ENGINES = 1000  # of a namespace that are listed
 _PROGRESS = 50_000_000  # bytes from which a download shows how far it is
 
@@ -88,38 +91,32 @@ class Client:
             data = self._api.model_info(repository.id).card_data
             return data.to_dict() if data else {}
 
-    def engines(self, namespace: str) -> list[tuple[str, dict[str, Any]]]:
-        """Repository ids of a namespace that hold engines of zoo, each with the front matter of its card."""
+    def engines(self, namespace: str) -> list[str]:
+        """Ids of the repositories of a namespace that hold engines of zoo."""
         with self._asking(f"the engines of {namespace}", patience=1):
-            found = self._api.list_models(author=namespace, filter="zoo", full=True, cardData=True)
-            many = list(islice(found, _MOST_ENGINES))
-            return [(one.id, one.card_data.to_dict() if one.card_data else {}) for one in many]
+            found = self._api.list_models(author=namespace, filter="zoo", full=True)
+            return [str(one.id) for one in islice(found, _MOST_ENGINES)]
 
-    def download(self, repository: Repository, commit: str, paths: Sequence[str], cache: Path, *, size: int) -> Path:
-        """The folder with these files of a commit, of ``size`` bytes together, in a cache of the client's layout."""
+    def download(self, repository: Repository, commit: str, paths: Sequence[str], cache: Path, *, size: int) -> None:
+        """Puts files of a commit, of ``size`` bytes together, into a cache of the client's layout.
+
+        Raises IntegrityError where the commit lacks one.
+        """
         title = f"{repository.id} {commit[:12]}"
         with self._transfer(f"fetching {title}", size), _quiet(unless=size > _PROGRESS):
-            try:
-                if len(paths) > 1:
-                    return Path(
-                        self._api.snapshot_download(
-                            repository.id,
-                            revision=commit,
-                            cache_dir=cache,
-                            etag_timeout=self.timeout,
-                            allow_patterns=list(paths),
-                            max_workers=4,
-                        )
-                    )
-                file = Path(
+            for path in paths:  # not by snapshot_download, which asks in threads, and believes a listing
+                try:
                     self._api.hf_hub_download(
-                        repository.id, paths[0], revision=commit, cache_dir=cache, etag_timeout=self.timeout
+                        repository.id, path, revision=commit, cache_dir=cache, etag_timeout=self.timeout
                     )
-                )
-                return file.parents[paths[0].count("/")]
-            except RemoteEntryNotFoundError as error:
-                lacks = f"{title} on {self.title} lacks {paths[0] if len(paths) == 1 else 'a file of its manifest'}"
-                raise IntegrityError(f"{lacks}, so it is no engine of zoo; check the name") from error
+                except RemoteEntryNotFoundError as error:
+                    lacks = f"{title} on {self.title} lacks {path}"
+                    raise IntegrityError(f"{lacks}, so it is no engine of zoo; check the name") from error
+
+    def whoami(self) -> str:
+        """The name of the one whose token is used."""
+        with self._asking("whose token this is", patience=1):
+            return str(self._api.whoami()["name"])
 
     def create(self, repository: Repository) -> None:
         """A private repository, unless there is one."""
@@ -152,6 +149,9 @@ class Client:
             operations: list[Any] = [
                 CommitOperationAdd(path, opened.enter_context(file.open("rb"))) for path, file in files.items()
             ]
+            for addition in operations:
+                if addition.path_in_repo.endswith(_LARGE):  # one by one; of many at once threads take care
+                    self._api.preupload_lfs_files(repository.id, [addition], num_threads=1, free_memory=False)
             operations += [CommitOperationDelete(path) for path in obsolete]
             done = self._api.create_commit(
                 repository.id, operations, commit_message=message, parent_commit=parent, num_threads=2
@@ -168,9 +168,10 @@ class Client:
             return not self._api.model_info(repository.id).private
 
     def gate(self, repository: Repository) -> None:
-        """Lets its readers accept its terms first."""
+        """Lets its readers accept its terms first, unless they are asked for more already."""
         with self._asking(f"the settings of {repository.id}", patience=6):
-            self._api.update_repo_settings(repository.id, gated="auto")
+            if not self._api.model_info(repository.id).gated:
+                self._api.update_repo_settings(repository.id, gated="auto")
 
     def open_to_all(self, repository: Repository) -> None:
         """Lets everybody read it."""
@@ -184,9 +185,7 @@ class Client:
     def require_token(self) -> None:
         """Raises AccessError where there is none."""
         if self.token is None:
-            own = self.endpoint == HUGGING_FACE
-            remedy = "run: hf auth login, or set HF_TOKEN" if own else "set ZOO_HUB_TOKEN to a token of that hub"
-            raise AccessError(f"publishing on {self.title} needs a token that may write; {remedy}")
+            raise AccessError(f"publishing on {self.title} needs a token that may write; {remedy_of(self.endpoint)}")
 
     @contextmanager
     def _asking(self, what: str, patience: float) -> Iterator[None]:
@@ -205,7 +204,7 @@ def persistent(action: Callable[[], T]) -> T:
 
     A hub that asks to wait longer than half a minute is not waited for.
     """
-    for pause in _PAUSES:
+    for pause in PAUSES:
         try:
             return action()
         except TransientError as error:
@@ -222,10 +221,17 @@ def _stored(file: RepoFile) -> Stored:
 
 
 def _token(endpoint: str) -> str | None:
-    """That of huggingface.co for huggingface.co alone; ZOO_HUB_TOKEN for any other hub."""
-    if endpoint == HUGGING_FACE:
+    """That of huggingface.co for huggingface.co alone; ZOO_HUB_TOKEN for any other hub. Raises AccessError."""
+    if endpoint != HUGGING_FACE:
+        return os.environ.get("ZOO_HUB_TOKEN") or None
+    given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    if given or constants.ENDPOINT != HUGGING_FACE:  # there the client would renew a stored token at another server
+        return given or None
+    try:
         return get_token()
-    return os.environ.get("ZOO_HUB_TOKEN") or None
+    except Exception as error:  # logins that are renewed fail in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise AccessError(f"the stored token cannot be used ({reason}); run: hf auth login, or set HF_TOKEN") from error
 
 
 def _timeout() -> float:
@@ -241,12 +247,12 @@ def _timeout() -> float:
 
 @contextmanager
 def _quiet(unless: bool) -> Iterator[None]:
-    """Without progress bars, for what takes a moment."""
-    if unless or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
+    """Without progress bars, for what takes a moment; then with those that the user's program shows."""
+    before = dict(progress_bar_states)
+    if not unless and not are_progress_bars_disabled():
+        disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        progress_bar_states.clear()
+        progress_bar_states.update(before)

@@ -26,8 +26,8 @@ from zoo.config import MAX_CONFIG_BYTES
 from zoo.errors import IntegrityError, UnknownNameError, ZooError
 from zoo.files import is_running, sha256_file, sync
 from zoo.hub.base import Listed, Release, Resolved
-from zoo.hub.card_data import parse_card
-from zoo.naming import COMMIT, VERSION, Repository, engine_name_of, is_revision, next_version, versions
+from zoo.hub.card_data import CardData, parse_card
+from zoo.naming import COMMIT, VERSION, Repository, engine_name_of, is_revision, next_version, version_of, versions
 
 _WORKSPACE = ".publishing"
 _LONGEST_REF = 100  # bytes
@@ -55,7 +55,7 @@ class FolderHub:
                 return None
             known = ", ".join(refs)[:200]
             raise UnknownNameError(f"{self.root} has no {repository.id} of revision {revision}; it has {known}")
-        tag = revision if revision in tags else _tag_of(commit, tags)
+        tag = revision if revision in tags else version_of(commit, tags)
         moving = repository.revision is None
         return Resolved(commit, tag, self._new_version(repository, refs) if moving else None)
 
@@ -63,9 +63,11 @@ class FolderHub:
         """See ``Hub``; the files are there, and who reads them verifies them."""
         return self._own_snapshot(repository, resolved.commit)
 
-    def read_card(self, repository: Repository, resolved: Resolved) -> str:
+    def fetch_card(self, repository: Repository, resolved: Resolved, *, figures: bool = False) -> Path:
         """See ``Hub``."""
-        return read_document(self._own_snapshot(repository, resolved.commit), DOCUMENTS[0])
+        folder = self._own_snapshot(repository, resolved.commit)
+        verify_card(folder, figures=figures)
+        return folder
 
     def engines(self, namespace: str) -> list[Listed]:
         """See ``Hub``."""
@@ -127,13 +129,16 @@ class FolderHub:
         """
         with self._workspace() as workspace:
             self._store(repository, resolved.commit, files, workspace)
-            tags = versions(self.refs(repository))
+            refs = self.refs(repository)
+            tags = versions(refs)
             if resolved.tag and tags.get(resolved.tag, resolved.commit) != resolved.commit:
                 held = f"{self.root} has another {repository.id}@{resolved.tag} (commit {tags[resolved.tag][:12]})"
                 raise IntegrityError(f"{held} than {resolved.commit[:12]}; choose another folder")
-            tags |= {resolved.tag: resolved.commit} if resolved.tag else {}
-            newest = next(reversed(versions(tags).values()), resolved.commit)
-            for name, commit in {resolved.tag or "main": resolved.commit, "main": newest}.items():
+            names = dict.fromkeys(names_of(repository, resolved), resolved.commit)
+            if refs.get("main") in (None, *tags.values()):  # what the stock client takes: the newest version
+                newest = versions(tags | dict.fromkeys(names, resolved.commit))
+                names.setdefault("main", next(reversed(newest.values()), resolved.commit))
+            for name, commit in names.items():
                 self.name(repository, name, commit, workspace)
 
     def name(self, repository: Repository, name: str, commit: str, workspace: Path | None = None) -> None:
@@ -148,7 +153,7 @@ class FolderHub:
     def _workspace(self) -> Iterator[Path]:
         """An empty folder on the hub's disk; those of publishers of this machine that died are removed."""
         self.root.mkdir(parents=True, exist_ok=True)
-        prefix = f"{_WORKSPACE}-{socket.gethostname()}-"
+        prefix = f"{_WORKSPACE}-{socket.gethostname()}@"  # which no name of a host has
         for folder in self.root.glob(f"{prefix}*"):
             if not is_running(folder.name.removeprefix(prefix).partition("-")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -173,7 +178,7 @@ class FolderHub:
         refs = self.root / repository.folder / "refs"
         while True:
             tags = versions(self.refs(repository))
-            known = _tag_of(commit, tags)
+            known = version_of(commit, tags)
             if known:
                 return known
             _write_ref(workspace / "main", commit).replace(refs / "main")
@@ -199,22 +204,44 @@ class FolderHub:
 
     def _listed(self, name: str, repository: Repository) -> Listed:
         """One broken engine must not hide the others."""
-        try:
+        resolved: Resolved | None = None
+        card: CardData | None = None
+        with suppress(ZooError, OSError):
             resolved = self.resolve(repository)
-            assert resolved is not None  # it has refs
-            card = parse_card(self.read_card(repository, resolved))
-        except (ZooError, OSError):
+            card = read_card(self.fetch_card(repository, resolved)) if resolved is not None else None
+        if resolved is None:
             return Listed(name, repository.id, None)
         return Listed(name, repository.id, card, resolved.commit, resolved.tag)
 
 
-def read_document(folder: Path, path: str) -> str:
-    """A text of a model folder, verified. Raises IntegrityError."""
-    entry = next((entry for entry in read_manifest(folder).files if entry.path == path), None)
-    if entry is None:
-        raise IntegrityError(f"{folder} has no {path} in its {MANIFEST}")
-    verify_file(folder, entry)
-    return (folder / path).read_text(encoding="utf-8", errors="replace")
+def names_of(repository: Repository, resolved: Resolved) -> set[str]:
+    """The names that a commit is found by: its version, and the branch that was asked for."""
+    asked = repository.revision or ("" if resolved.tag else "main")
+    branch = asked if asked and not COMMIT.fullmatch(asked) and not VERSION.fullmatch(asked) else None
+    return {name for name in (resolved.tag, branch) if name}
+
+
+def verify_card(folder: Path, *, figures: bool = False) -> None:
+    """Reads the card of a model folder, and its figures where asked, against the manifest. Raises IntegrityError."""
+    entries = [entry for entry in read_manifest(folder).files if is_of_card(entry.path, figures=figures)]
+    if DOCUMENTS[0] not in (entry.path for entry in entries):
+        raise IntegrityError(f"{folder} has no {DOCUMENTS[0]} in its {MANIFEST}")
+    for entry in entries:
+        verify_file(folder, entry)
+
+
+def is_of_card(path: str, *, figures: bool) -> bool:
+    return path == DOCUMENTS[0] or (figures and path.startswith("figures/"))
+
+
+def read_text(folder: Path) -> str:
+    """The card of a model folder, which was verified, as Markdown."""
+    return (folder / DOCUMENTS[0]).read_text(encoding="utf-8", errors="replace")
+
+
+def read_card(folder: Path) -> CardData:
+    """What the card of a model folder, which was verified, says to programs."""
+    return parse_card(read_text(folder))
 
 
 def commit_of(digests: dict[str, str]) -> str:
@@ -280,7 +307,3 @@ def _write_ref(path: Path, commit: str) -> Path:
     path.write_text(commit, encoding="ascii")
     sync(path)
     return path
-
-
-def _tag_of(commit: str, tags: dict[str, str]) -> str | None:
-    return next((tag for tag, target in tags.items() if target == commit), None)

@@ -1,19 +1,20 @@
-"""A session of the stock client that waits for no server for ever and believes none.
+"""Rules under which the stock client waits for no server for ever, and believes none.
 
-The client has one HTTP session for the whole process, which ``guarded`` replaces while zoo speaks to a hub, and puts
-back. Every request of it has a timeout, every phase a time and a size that it may take; the token goes to its own hub
-alone; headers that become names of files must be digests. Other threads that use the client meanwhile use this session.
+The client has one HTTP session for the whole process. While zoo speaks to a hub, ``guarded`` puts itself between that
+session and the requests of its own thread, and of no other: every request has a timeout, every phase a time and a size
+that it may take, the token goes to its own hub alone, headers that become names of files must be digests. What zoo asks
+of the client must therefore be asked in the thread that called.
 """
 
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
-from huggingface_hub import close_session, constants, set_client_factory
+from huggingface_hub import close_session, constants, get_session
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -25,7 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import _http as client_http
-from huggingface_hub.utils import httpx, logging
+from huggingface_hub.utils import httpx, logging, parse_ratelimit_headers
 
 from zoo.errors import AccessError, HubError, UnknownNameError, ZooError
 from zoo.hub.cache import HUGGING_FACE, hub_title
@@ -37,7 +38,9 @@ _DIGEST = re.compile(r'(W/)?"?([0-9a-f]{40}|[0-9a-f]{64})"?')
 _RESOLVE = re.compile(r"/resolve/([^/]+)/")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
-_LOCK = threading.RLock()
+_LOCK = threading.Lock()
+_GUARDS: dict[int, "Guard"] = {}  # of each thread that speaks to a hub
+_BEFORE: dict[str, Any] = {}  # what of the client is put back
 
 
 class TransientError(HubError):
@@ -78,38 +81,19 @@ class Guard:
         except ZooError:
             raise
         except Exception as error:
-            if self._expired:
-                raise self._too_slow() from error
-            raise self._in_plain_words(error) from error
+            raise self.told(error) from error
         finally:
             timer.cancel()
 
-    def attach(self, client: Any) -> Any:
-        """An HTTP client as the user's program makes it, with its proxies and certificates, under these rules."""
-        hooks = client.event_hooks
-        client.event_hooks = {
-            "request": [*hooks.get("request", ()), self._check_request],
-            "response": [*hooks.get("response", ()), self._check_response],
-        }
-        client.send = self._told(client.send)
-        return client
-
-    def _told(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        """Its failures in zoo's words at once: the client would try five times more, with pauses, whatever they are."""
-
-        def send_once(request: Any, **how: Any) -> Any:
-            try:
-                return send(request, **how)
-            except httpx.TransportError as error:
-                raise (self._too_slow() if self._expired else self._in_plain_words(error)) from error
-
-        return send_once
+    def told(self, error: Exception) -> Exception:
+        """What to say of a request that failed."""
+        return self._too_slow() if self._expired else self.in_plain_words(error)
 
     def _expire(self) -> None:
         self._expired = True
         close_session()  # ends what still waits, and what trickles
 
-    def _check_request(self, request: Any) -> None:
+    def check_request(self, request: Any) -> None:
         """Timeouts for all, the token for its hub alone, nothing compressed that no limit could hold."""
         if self._expired:
             raise self._too_slow()
@@ -122,7 +106,7 @@ class Guard:
         if self.endpoint != HUGGING_FACE:
             request.headers["accept-encoding"] = "identity"
 
-    def _check_response(self, response: Any) -> None:
+    def check_response(self, response: Any) -> None:
         if response.status_code in _TRANSIENT:
             raise self._busy(response)
         if self.endpoint != HUGGING_FACE and response.headers.get("content-encoding", "identity") != "identity":
@@ -166,8 +150,10 @@ class Guard:
         return bool((url.scheme, url.host, url.port) == (self._origin.scheme, self._origin.host, self._origin.port))
 
     def _busy(self, response: Any) -> TransientError:
-        stated = response.headers.get("retry-after", "")
+        limit, stated = parse_ratelimit_headers(response.headers), response.headers.get("retry-after", "")
         wait = float(stated) if stated.isdigit() and len(stated) < 10 else None
+        if response.status_code == 429 and limit is not None and limit.remaining == 0:
+            wait = float(limit.reset_in_seconds)
         asks = f" and asks to wait {wait:.0f} s" if wait else ""
         return TransientError(f"{self._from} answered {response.status_code}{asks}; try again later", wait)
 
@@ -179,7 +165,7 @@ class Guard:
         """What is asked of whom, as messages begin."""
         return f"{self._what}: {self.title}"
 
-    def _in_plain_words(self, error: Exception) -> Exception:
+    def in_plain_words(self, error: Exception) -> Exception:
         """The client's errors as zoo's; an error of this machine, such as a full disk, as it is."""
         while type(error) in (LocalEntryNotFoundError, RuntimeError) and isinstance(error.__cause__, Exception):
             error = error.__cause__  # why it was not downloaded, or not uploaded
@@ -191,14 +177,19 @@ class Guard:
             )
         if isinstance(error, HfHubHTTPError):
             return self._refusal(error)
-        if isinstance(error, httpx.TimeoutException):
-            return TransientError(f"{self._from} gave no answer in time; {_SLOW}")
         if isinstance(error, httpx.HTTPError | httpx.InvalidURL | OfflineModeIsEnabled):
-            reason = _one_line(_root(error))
-            return TransientError(f"{self._from} cannot be reached ({reason}); {_mirror() or _UNREACHABLE}")
+            return self._no_answer(error)
+        if type(error) is ValueError and str(error).startswith("Invalid metadata"):  # of the card, says the hub
+            return HubError(f"{self._from} refuses what was sent: {_one_line(error)}")
         if isinstance(error, _UNREADABLE) or (type(error) is OSError and error.errno is None):  # a wrong size
             return HubError(f"{self._from} answered what zoo cannot read ({_one_line(error)}); {_NO_HUB}")
         return error
+
+    def _no_answer(self, error: Exception) -> TransientError:
+        if isinstance(error, httpx.TimeoutException):
+            return TransientError(f"{self._from} gave no answer in time; {_SLOW}")
+        reason = _one_line(_root(error))
+        return TransientError(f"{self._from} cannot be reached ({reason}); {_mirror() or _UNREACHABLE}")
 
     def _refusal(self, error: HfHubHTTPError) -> ZooError:
         status = error.response.status_code
@@ -206,10 +197,12 @@ class Guard:
             return ConflictError(f"{self._from} answered {status}: it was changed in the meantime")
         if isinstance(error, RepositoryNotFoundError) and status == 404:
             return AccessError(f"{self._from} has no such repository, or hides it; {self._login('lacks the right')}")
-        if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
-            fault = "is not known there" if status == 401 else "lacks the right"
-            return AccessError(f"{self._from} refuses ({status}); {self._login(fault)}")
         said = _one_line(error.server_message or "no reason given")
+        if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+            fault = "is not known there" if status == 401 else "may lack the right"
+            return AccessError(f"{self._from} refuses ({status}, {said}); {self._login(fault)}")
+        if status in (400, 422):
+            return HubError(f"{self._from} refuses what was sent: {said}")
         return HubError(f"{self._from} answered {status} ({said}); {_NO_HUB}")
 
     def _page(self, error: HfHubHTTPError) -> str:
@@ -219,9 +212,7 @@ class Guard:
         return _one_line("/".join([self.endpoint, *owner_and_name]))
 
     def _login(self, fault: str) -> str:
-        own = self.endpoint == HUGGING_FACE
-        command = "run: hf auth login, or set HF_TOKEN" if own else "set ZOO_HUB_TOKEN to a token of that hub"
-        return f"your token {fault}; {command}" if self.token else f"no token is set; {command}"
+        return f"{f'your token {fault}' if self.token else 'no token is set'}; {remedy_of(self.endpoint)}"
 
 
 _UNREADABLE = (
@@ -235,18 +226,81 @@ _UNREACHABLE = "check the network and the address; HF_HUB_OFFLINE=1 uses what wa
 
 @contextmanager
 def guarded(guard: Guard) -> Iterator[None]:
-    """The client's session with the rules of ``guard``, for the time of the block; one block at a time."""
+    """Puts the requests that this thread makes in the block under the rules of ``guard``; blocks are not nested."""
     with _LOCK:
-        previous, level = client_http._GLOBAL_CLIENT_FACTORY, logging.get_verbosity()
-        xet, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True  # a listing of files could ask for it
-        set_client_factory(lambda: guard.attach(previous()))
-        logging.set_verbosity_error()  # zoo says itself what went wrong
+        if not _GUARDS:
+            _install()
+        _GUARDS[threading.get_ident()] = guard
+    try:
+        yield
+    finally:
+        with _LOCK:
+            del _GUARDS[threading.get_ident()]
+            if not _GUARDS:
+                _remove()
+
+
+def _install() -> None:
+    """Between the session that there is, and those to come, and their requests. No session of others is closed."""
+    factory = client_http._GLOBAL_CLIENT_FACTORY
+    client_http._GLOBAL_CLIENT_FACTORY = ours = lambda: _attach(factory())
+    _BEFORE.update(factory=factory, ours=ours, xet=constants.HF_HUB_DISABLE_XET, verbosity=logging.get_verbosity())
+    session = get_session()
+    if "send" not in vars(session):
+        _attach(session)
+    constants.HF_HUB_DISABLE_XET = True  # a listing of files could ask for it
+    logging.set_verbosity_error()  # zoo says itself what went wrong
+
+
+def _remove() -> None:
+    constants.HF_HUB_DISABLE_XET = _BEFORE["xet"]
+    logging.set_verbosity(_BEFORE["verbosity"])
+    if client_http._GLOBAL_CLIENT_FACTORY is _BEFORE["ours"]:
+        client_http._GLOBAL_CLIENT_FACTORY = _BEFORE["factory"]
+    _detach(get_session())
+
+
+def _attach(session: Any) -> Any:
+    """A session of the client, as the user's program makes it, whose requests look for the guard of their thread."""
+    hooks = session.event_hooks
+    session.event_hooks = {
+        "request": [*hooks.get("request", ()), _check_request],
+        "response": [*hooks.get("response", ()), _check_response],
+    }
+    send = session.send
+
+    def send_once(request: Any, **how: Any) -> Any:
+        """The client would try five times more, with pauses, whatever the failure is."""
+        guard = _GUARDS.get(threading.get_ident())
         try:
-            yield
-        finally:
-            constants.HF_HUB_DISABLE_XET = xet
-            logging.set_verbosity(level)
-            set_client_factory(previous)
+            return send(request, **how)
+        except httpx.TransportError as error:
+            if guard is None:
+                raise
+            raise guard.told(error) from error
+
+    session.send = send_once
+    return session
+
+
+def _detach(session: Any) -> None:
+    ours = (_check_request, _check_response)
+    session.event_hooks = {
+        name: [hook for hook in hooks if hook not in ours] for name, hooks in session.event_hooks.items()
+    }
+    vars(session).pop("send", None)
+
+
+def _check_request(request: Any) -> None:
+    guard = _GUARDS.get(threading.get_ident())
+    if guard is not None:
+        guard.check_request(request)
+
+
+def _check_response(response: Any) -> None:
+    guard = _GUARDS.get(threading.get_ident())
+    if guard is not None:
+        guard.check_response(response)
 
 
 class _Counted(httpx.SyncByteStream):
@@ -263,6 +317,12 @@ class _Counted(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
+
+
+def remedy_of(endpoint: str) -> str:
+    """How to give a hub a token."""
+    own = endpoint == HUGGING_FACE
+    return "run: hf auth login, or set HF_TOKEN" if own else "set ZOO_HUB_TOKEN to a token of that hub"
 
 
 def _mirror() -> str | None:

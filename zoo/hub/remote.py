@@ -14,14 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.artifact import DOCUMENTS, MANIFEST, ManifestEntry, read_manifest, verify_file, verify_manifest
+from zoo.artifact import MANIFEST, ManifestEntry, read_manifest, verify_file, verify_manifest
 from zoo.config import MAX_CONFIG_BYTES
-from zoo.errors import ConfigError, HubError, IntegrityError, UnknownNameError, ZooError, ZooWarning
+from zoo.errors import AccessError, ConfigError, HubError, IntegrityError, UnknownNameError, ZooError, ZooWarning
 from zoo.hub.base import Listed, Release, Resolved
 from zoo.hub.cache import cache_folder, hub_title, is_offline
-from zoo.hub.card_data import card_data
-from zoo.hub.folder import FolderHub, read_document
-from zoo.naming import COMMIT, VERSION, Repository, engine_name_of, is_revision, versions
+from zoo.hub.card_data import CardData, card_data
+from zoo.hub.folder import FolderHub, is_of_card, names_of, read_card, verify_card
+from zoo.naming import COMMIT, VERSION, Repository, engine_name_of, is_revision, version_of, versions
 
 if TYPE_CHECKING:
     from zoo.hub.client import Client
@@ -53,8 +53,8 @@ class RemoteHub:
         if is_offline():
             raise HubError(f"{repository.title} of {self.title} was not fetched before, and {_OFFLINE}")
         try:
-            return self._ask(repository)
-        except HubError as error:
+            return self._unmoved(repository, self._ask(repository))
+        except (HubError, AccessError) as error:
             if known is None:
                 raise
             self._warn(f"{error}. Taking {known.tag or known.commit[:12]}, which was fetched before")
@@ -72,16 +72,17 @@ class RemoteHub:
         self._remember(repository, resolved)
         return folder
 
-    def read_card(self, repository: Repository, resolved: Resolved) -> str:
+    def fetch_card(self, repository: Repository, resolved: Resolved, *, figures: bool = False) -> Path:
         """See ``Hub``."""
         folder = self.cache.snapshot(repository, resolved.commit)
         try:
-            return read_document(folder, DOCUMENTS[0])
+            verify_card(folder, figures=figures)
         except IntegrityError as error:
             if is_offline():
                 raise HubError(f"the card of {repository.title} was not fetched before, and {_OFFLINE}") from error
-        self._download(repository, resolved.commit, only=DOCUMENTS[0])
-        return read_document(folder, DOCUMENTS[0])
+            self._download(repository, resolved.commit, lambda path: is_of_card(path, figures=figures))
+            verify_card(folder, figures=figures)
+        return folder
 
     def engines(self, namespace: str) -> list[Listed]:
         """See ``Hub``; those that were fetched before where the hub cannot be reached."""
@@ -91,15 +92,12 @@ class RemoteHub:
             client = self.client()
             with client.session():
                 found = client.engines(namespace)
-        except HubError as error:
+        except (HubError, AccessError) as error:
             self._warn(f"{error}. Showing what was fetched before")
             return self.cache.engines(namespace)
-        lawful = [(str(one), data) for one, data in found]  # a hub may answer anything
-        places = [(one.removeprefix(f"{namespace}/"), data) for one, data in lawful if one.startswith(f"{namespace}/")]
-        engines = {name: (place, data) for place, data in places if (name := engine_name_of(place))}
-        return [
-            Listed(name, f"{namespace}/{place}", card_data(data)) for name, (place, data) in sorted(engines.items())
-        ]
+        places = [one.removeprefix(f"{namespace}/") for one in found if one.startswith(f"{namespace}/")]
+        names = {name: Repository(namespace, place) for place in places if (name := engine_name_of(place))}
+        return [self._listed(name, names[name]) for name in sorted(names)]
 
     def add(
         self, repository: Repository, files: Path, accept: Callable[[Path], object], *, public: bool, gated: bool
@@ -124,30 +122,52 @@ class RemoteHub:
 
     def client(self) -> "Client":
         """What speaks to the hub."""
-        from zoo.hub.client import Client  # lazy: it takes a third of a second, and what is cached does without it
+        from zoo.hub.client import Client  # lazy: it imports the stock client, which what is cached does without
 
         return Client(self.endpoint, self._timeout)
 
-    def _ask(self, repository: Repository) -> Resolved | None:
-        client = self.client()
+    def _ask(self, repository: Repository, *, successor: bool = True) -> Resolved | None:
+        client, newer = self.client(), None
         with client.session():
             refs = client.refs(repository)
             if refs is None:
                 return None
-            tags = versions(refs.tags)
-            revision = repository.revision or next(reversed(tags), "main")
+            revision = repository.revision or next(reversed(versions(refs.tags)), "main")
             commit = (refs.branches | refs.tags).get(revision)
             if commit is None:
                 known = ", ".join(filter(is_revision, (*refs.branches, *refs.tags)))[:200]
                 raise UnknownNameError(f"{self.title} has no {repository.title}; it has {known}")
             if not COMMIT.fullmatch(commit):
                 raise HubError(f"{self.title} answered the commit {commit[:60]!r}; expected 40 hex digits")
-            newer = None
-            if repository.revision is None:
+            if successor and repository.revision is None:
                 with suppress(ZooError):  # an engine is no worse for a card that cannot be read
                     newer = card_data(client.card_data(repository)).new_version
-        tag = next((tag for tag, target in tags.items() if target == commit), None)
-        return Resolved(commit, revision if revision in tags else tag, newer)
+        tag = revision if VERSION.fullmatch(revision) else version_of(commit, refs.tags)
+        return Resolved(commit, tag, newer)
+
+    def _unmoved(self, repository: Repository, found: Resolved | None) -> Resolved | None:
+        """What was found, unless its version was fetched before and was another commit: a version never changes."""
+        before = self._refs(repository).get(found.tag) if found and found.tag else None
+        if found is None or before in (None, found.commit):
+            return found
+        self._warn(
+            f"{repository.id}@{found.tag} was {str(before)[:12]} when it was fetched before and is {found.commit[:12]} "
+            f"on {self.title} now. Taking what was fetched before; ask its publisher why, and delete "
+            f"{self.cache.root / repository.folder} to take the other"
+        )
+        return Resolved(str(before), found.tag, found.new_version)
+
+    def _listed(self, name: str, repository: Repository) -> Listed:
+        """An engine with the card of its newest version; one that cannot be read must not hide the others."""
+        resolved: Resolved | None = None
+        card: CardData | None = None
+        with suppress(ZooError, OSError):
+            resolved = self._ask(repository, successor=False)
+            if resolved is not None and resolved.tag is not None:
+                card = read_card(self.fetch_card(repository, resolved))
+        if resolved is None:
+            return Listed(name, repository.id, None)
+        return Listed(name, repository.id, card, resolved.commit, resolved.tag)
 
     def _refs(self, repository: Repository) -> dict[str, str]:
         """The names in the cache; none where one is damaged, for what they stand for can be asked again."""
@@ -157,21 +177,21 @@ class RemoteHub:
             return {}
 
     def _tag_of(self, repository: Repository, commit: str) -> str | None:
-        tags = versions(self._refs(repository))
-        return next((tag for tag, target in tags.items() if target == commit), None)
+        return version_of(commit, self._refs(repository))
 
-    def _download(self, repository: Repository, commit: str, only: str | None = None) -> None:
+    def _download(self, repository: Repository, commit: str, wanted: Callable[[str], bool] = bool) -> None:
         """Fetches what is missing or damaged, and verifies it; what arrives damaged is fetched once more."""
         from zoo.hub.client import persistent  # lazy, as above
 
-        client = self.client()
+        client, damage = self.client(), self._held_damage(repository, commit)
         try:
             with client.session():
-                for _ in range(3):  # one may find what the cache holds damaged, two fetch
-                    damage = persistent(lambda: self._download_once(client, repository, commit, only))
+                for _ in range(2):
+                    if damage is not None:
+                        self._discard(repository, commit, damage)
+                    damage = persistent(lambda: self._download_once(client, repository, commit, wanted))
                     if damage is None:
                         break
-                    self._discard(repository, commit, damage)
         except ZooError:
             raise  # some are errors of the system too
         except OSError as error:
@@ -181,24 +201,31 @@ class RemoteHub:
         if damage is not None:
             raise IntegrityError(f"{repository.id} of {self.title} arrived damaged twice: {damage[0]}")
 
+    def _held_damage(self, repository: Repository, commit: str) -> tuple[str, list[str]] | None:
+        """What the cache holds and should not: what is wrong, and the files to throw away."""
+        folder = self.cache.snapshot(repository, commit)
+        if not (folder / MANIFEST).is_file():
+            return None
+        try:
+            return _damaged(folder, (entry for entry in read_manifest(folder).files if (folder / entry.path).exists()))
+        except IntegrityError as error:
+            return str(error), [MANIFEST]
+
     def _download_once(
-        self, client: "Client", repository: Repository, commit: str, only: str | None
+        self, client: "Client", repository: Repository, commit: str, wanted: Callable[[str], bool]
     ) -> tuple[str, list[str]] | None:
         """None where all is well, else what is wrong, and the files to throw away."""
         folder = self.cache.snapshot(repository, commit)
         if not (folder / MANIFEST).is_file():
             client.download(repository, commit, [MANIFEST], self.cache.root, size=MAX_CONFIG_BYTES)
         try:
-            entries = [entry for entry in read_manifest(folder).files if only in (None, entry.path)]
+            entries = [entry for entry in read_manifest(folder).files if wanted(entry.path)]
         except IntegrityError as error:
             return str(error), [MANIFEST]
-        if damage := _damaged(folder, (entry for entry in entries if (folder / entry.path).exists())):
-            return damage[0], damage[1]
         missing = [entry for entry in entries if not (folder / entry.path).is_file()]
         size = sum(entry.size for entry in missing)
         self._check_room(size)
-        if missing:
-            client.download(repository, commit, [entry.path for entry in missing], self.cache.root, size=size)
+        client.download(repository, commit, [entry.path for entry in missing], self.cache.root, size=size)
         return _damaged(folder, entries)
 
     def _discard(self, repository: Repository, commit: str, damage: tuple[str, list[str]]) -> None:
@@ -222,17 +249,9 @@ class RemoteHub:
     def _remember(self, repository: Repository, resolved: Resolved) -> None:
         """Names what was fetched whole, for the time when the hub cannot be asked; a cache may be read-only."""
         refs = self._refs(repository)
-        before = refs.get(resolved.tag or "")
-        if before not in (None, resolved.commit):
-            self._warn(
-                f"{repository.id}@{resolved.tag} was {str(before)[:12]} when it was fetched before and is "
-                f"{resolved.commit[:12]} now; a version should never change, ask its publisher"
-            )
-        revision = repository.revision or "main"
-        names = {resolved.tag, None if COMMIT.fullmatch(revision) or VERSION.fullmatch(revision) else revision}
         with suppress(OSError):
-            for name in names - {None}:
-                if name and refs.get(name) != resolved.commit:
+            for name in names_of(repository, resolved):
+                if refs.get(name) != resolved.commit and not (VERSION.fullmatch(name) and name in refs):
                     self.cache.name(repository, name, resolved.commit)
 
     def _sweep(self, repository: Repository) -> None:

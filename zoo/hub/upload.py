@@ -14,8 +14,8 @@ from zoo.files import sha256_file
 from zoo.hub.base import Release
 from zoo.hub.cache import is_offline
 from zoo.hub.client import Client, Refs, Stored, persistent
-from zoo.hub.guard import ConflictError
-from zoo.naming import Repository, next_version, quoted, versions
+from zoo.hub.guard import ConflictError, TransientError
+from zoo.naming import Repository, next_version, quoted, version_of, versions
 
 _OF_THE_HUB = (".gitattributes",)  # that a hub puts into a repository itself
 
@@ -108,6 +108,8 @@ def _committed(
         )
     except ConflictError as error:
         now = _refs(client, repository).branches["main"]
+        if now == head:  # nobody did; the hub is busy with the repository
+            raise TransientError(str(error)) from error
         if _is_same(client.tree(repository, now), stored):
             return now
         raise PublishError(
@@ -141,14 +143,33 @@ def _agrees(path: str, present: dict[str, Stored], stored: dict[str, tuple[Store
 def _tagged(client: Client, repository: Repository, commit: str) -> str:
     """The tag of the commit, made unless it is there, and read back."""
     for _ in range(5):  # others may take a number first
-        tags = versions(_refs(client, repository).tags)
-        known = next((tag for tag, target in tags.items() if target == commit), None)
+        tags = _refs(client, repository).tags
+        known = version_of(commit, tags)
         if known:
             return known
+        tag = next_version(tags)
         try:
-            client.tag(repository, next_version(tags), commit)
+            client.tag(repository, tag, commit)
         except ConflictError:
             continue
-    raise PublishError(
-        f"{repository.id} could not be tagged on {client.title}; it was not released, run the same again"
-    )
+        return _read_back(client, repository, tag, commit)
+    raise PublishError(f"others take every version of {repository.id} first; it was not released, run the same again")
+
+
+def _read_back(client: Client, repository: Repository, tag: str, commit: str) -> str:
+    """The tag, once the hub shows it; one that was just made may take a moment."""
+
+    def target() -> str:
+        tags = _refs(client, repository).tags
+        if tag not in tags:
+            raise TransientError(f"{client.title} took {repository.id}@{tag} and does not show it yet")
+        return tags[tag]
+
+    try:
+        found = persistent(target)
+    except TransientError as error:
+        raise PublishError(f"{error}; run the same again") from error
+    if found != commit:
+        stands = f"it stands for {quoted(found)} instead of {commit[:12]}"
+        raise PublishError(f"{client.title} took {repository.id}@{tag}, and {stands}; look at it there")
+    return tag
