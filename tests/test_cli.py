@@ -31,6 +31,7 @@ COMMANDS = (
     "md",
     "publish",
     "pull",
+    "seal",
     "train",
 )
 
@@ -227,6 +228,42 @@ def test_pull_says_what_it_cannot_fetch(made, tmp_path):
     assert ask("pull").exit_code == 2
     (tmp_path / "file").write_text("")
     assert "is a file" in refusal(ask("pull", STUDENT, "--hub", made / "hub", "--to", tmp_path / "file"))
+
+
+def test_a_tar_keeps_what_it_holds(made, tmp_path):
+    first = ask("pull", STUDENT, "--hub", made / "hub", "--to", tmp_path / "a.tar")
+    assert first.exit_code == 0, first.output
+    before = (tmp_path / "a.tar").read_bytes()
+    assert ask("pull", STUDENT, "--hub", made / "hub", "--to", tmp_path / "a.tar").exit_code == 0
+    assert (tmp_path / "a.tar").read_bytes() == before
+    (tmp_path / "b.tar").write_text("no tar")
+    assert "cannot be read as a tar" in refusal(ask("pull", STUDENT, "--hub", made / "hub", "--to", tmp_path / "b.tar"))
+    assert "ends with .tar" in refusal(ask("pull", STUDENT, "--hub", made / "hub", "--to", tmp_path / "c.tar.gz"))
+    assert "is a server" in refusal(ask("pull", STUDENT, "--hub", made / "hub", "--to", "http://hub.lab"))
+    assert "unpack it with tar -xf" in refusal(ask("check", STUDENT, "--hub", tmp_path / "a.tar"))
+
+
+def test_a_card_that_was_corrected_is_sealed_and_published(model, tmp_path):
+    card = model / "README.md"
+    card.write_text(card.read_text() + "\nCorrected by hand.\n")
+    assert "README.md has" in refusal(ask("publish", model, "--hub", tmp_path / "hub"))
+    assert "is sealed" in ask("seal", model).output
+    assert "published " in ask("publish", model, "--hub", tmp_path / "hub").output
+    card.write_text(card.read_text().replace("library_name: zoo", "library_name: other"))
+    ask("seal", model)
+    assert "zoo seal FOLDER" in refusal(ask("publish", model, "--hub", tmp_path / "hub"))
+    assert "is not a folder" in refusal(ask("seal", tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("typed", ["hub.example.org", "localhost:8080", "hub.lab:80"])
+def test_an_address_without_its_scheme_is_no_folder(typed, made):
+    assert f"for a server write https://{typed}" in refusal(ask("publish", made / "run" / "model", "--hub", typed))
+
+
+def test_a_wrong_namespace_and_a_repository_are_recognised(made):
+    said = refusal(ask("check", STUDENT, "--hub", made / "hub", "--namespace", "other"))
+    assert "but one of mlff-zoo: choose with --namespace" in said
+    assert "a repository is hf://mlff-zoo/a_b" in refusal(ask("info", "mlff-zoo/a_b"))
 
 
 def test_the_gallery_has_a_page_a_card(made, tmp_path):

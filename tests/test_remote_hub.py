@@ -416,7 +416,9 @@ def test_a_repository_that_is_private_to_another_is_as_if_it_were_not_there(
 ) -> None:
     publish(folder)
     monkeypatch.setenv("ZOO_HUB_TOKEN", "token-of-you")
-    with pytest.raises(UnknownNameError, match=f"has no {REPOSITORY}; check owner and name"):
+    with pytest.raises(
+        UnknownNameError, match=f"has no {REPOSITORY}, or your token may not see it; check owner and name"
+    ):
         load(f"hf://{REPOSITORY}")
     monkeypatch.delenv("ZOO_HUB_TOKEN")
     with pytest.raises(UnknownNameError, match="or it is private and no token is set"):
@@ -533,6 +535,18 @@ def test_a_stored_login_is_never_renewed_at_another_server(tmp_path: Path) -> No
             check=True,
         )
         assert done.stdout.strip() == token
+
+
+@pytest.mark.parametrize("token", ["secret 123", "sec\nret123", "s\u00e4cret123"])
+def test_a_token_that_cannot_be_one_is_never_shown(
+    token: str, server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_HUB_TOKEN", token)
+    with pytest.raises(AccessError, match="ZOO_HUB_TOKEN holds characters that no token has") as refusal:
+        publish(folder)
+    assert "123" not in str(refusal.value)
+    monkeypatch.setenv("ZOO_HUB_TOKEN", "token-of-me\n")
+    assert publish(folder).tag == "v1"
 
 
 def test_a_hub_that_counts_requests_is_given_the_time_that_it_asks_for(server: HubServer, folder: Path) -> None:

@@ -31,6 +31,7 @@ from zoo.load import load, names
 from zoo.potential import Prediction
 from zoo.publish import PublishResult, publish
 from zoo.pull import PullResult, pull
+from zoo.version import __version__
 from zoo.vibrations import Vibrations
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Vibrations",
     "ZooError",
     "ZooWarning",
+    "__version__",
     "load",
     "names",
     "publish",

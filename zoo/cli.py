@@ -30,7 +30,7 @@ from zoo.markdown import printable
 from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
 from zoo.naming import DEFAULT_NAMESPACE
 from zoo.pipeline import distill, evaluate, make_labels, outline, train_student, train_twin
-from zoo.publish import publish
+from zoo.publish import publish, seal
 from zoo.pull import pull
 from zoo.recipe import read_recipe
 from zoo.run import Run
@@ -246,6 +246,18 @@ def publish_command(folder: Path, hub: str | None, namespace: str, dry_run: bool
     click.echo(publish(folder, hub=hub, namespace=namespace, dry_run=dry_run, public=public))
 
 
+@main.command("seal")
+@click.argument("folder", type=click.Path(path_type=Path))
+def seal_command(folder: Path) -> None:
+    """Take what was changed by hand in model folder FOLDER for good.
+
+    Writes its manifest anew, for instance after a sentence of the card was corrected. What the card states of the
+    engine, and its form, are checked when it is published.
+    """
+    manifest = seal(folder)
+    click.echo(f"{folder} is sealed with {len(manifest.files)} files")
+
+
 @main.command("list")
 @hub_options
 @click.option("--element", "elements", multiple=True, metavar="SYMBOL", help="Only engines that know it; repeatable.")
@@ -296,12 +308,11 @@ def card_command(name: str, hub: str | None, namespace: str, raw: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 @click.option(
     "--to",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Folder, or file that ends with .tar, to carry where there is no network.  [default: the cache]",
 )
 @hub_options
-def pull_command(names: tuple[str, ...], to: Path | None, hub: str | None, namespace: str) -> None:
+def pull_command(names: tuple[str, ...], to: str | None, hub: str | None, namespace: str) -> None:
     """Fetch engines NAMES ahead.
 
     Without --to they are kept in the cache and load without a network. With --to they become a hub in a folder or a
@@ -313,8 +324,8 @@ def pull_command(names: tuple[str, ...], to: Path | None, hub: str | None, names
     result = pull(names, to, hub=hub, namespace=namespace)
     for engine, folder in zip(result.engines, result.folders, strict=True):
         click.echo(f"{engine} is in {result.to or folder}")
-    if to is not None:
-        click.echo(_carry(to, namespace))
+    if result.to is not None:
+        click.echo(_carry(result.to, namespace))
 
 
 def _carry(to: Path, namespace: str) -> str:

@@ -19,7 +19,7 @@ from zoo.errors import (
 from zoo.files import sha256_file
 from zoo.hub.base import Hub, Resolved
 from zoo.hub.cache import HUGGING_FACE, parse_hub
-from zoo.hub.catalogue import Entry, canonical, entries, nearest
+from zoo.hub.catalogue import Entry, canonical, entries, is_repository_id, nearest
 from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
 from zoo.naming import DEFAULT_NAMESPACE, FORMS, EngineName, Repository, parse_name
@@ -63,7 +63,8 @@ def parse(name: str | Path, revision: str | None = None) -> EngineName | Reposit
     try:
         found = parse_name(name)
     except UnknownNameError as error:
-        raise UnknownNameError(f"{error}; {nearest(str(name))}") from error
+        hint = f"; a repository is hf://{name}" if is_repository_id(name) else ""
+        raise UnknownNameError(f"{error}; {nearest(str(name))}{hint}") from error
     if isinstance(found, EngineName):
         found = _canonical(found)
     if revision is None:
@@ -114,15 +115,22 @@ def resolve(place: Place) -> Resolved:
 def warn_without_folder(hub: Hub) -> None:
     """A hub that is a folder may be mistyped, and is then as good as empty."""
     if isinstance(hub, FolderHub) and not hub.root.is_dir():
-        warnings.warn(f"there is no folder {hub.root.resolve()}, so nothing is on that hub", ZooWarning, stacklevel=2)
+        warnings.warn(f"{_no_folder(hub)}, so nothing is on that hub", ZooWarning, stacklevel=2)
+
+
+def _no_folder(hub: FolderHub) -> str:
+    place = hub.root.resolve()
+    return (
+        f"{place} is a file{'; unpack it with tar -xf' * (place.suffix == '.tar')}"
+        if place.is_file()
+        else (f"there is no hub, no folder {place}")
+    )
 
 
 def _asked(place: Place) -> Resolved:
     hub, repository = place.hub, place.repository
     if isinstance(hub, FolderHub) and not hub.root.is_dir():
-        raise UnknownNameError(
-            f"there is no hub, no folder {hub.root.resolve()}; give the path of a hub, such as ./hub"
-        )
+        raise UnknownNameError(f"{_no_folder(hub)}; give the path of a hub, such as ./hub")
     try:
         resolved = hub.resolve(repository)
     except HubError as error:
@@ -184,8 +192,11 @@ def _with_remedy(place: Place, error: HubError) -> HubError | NotReleasedError:
 def _not_found(place: Place) -> UnknownNameError | NotReleasedError:
     hub, repository = place.hub, place.repository
     where = f"{hub.title} has no {repository.id}"
-    if isinstance(hub, RemoteHub) and hub.client().token is None:
-        where += ", or it is private and no token is set"
+    if isinstance(hub, RemoteHub):
+        none = hub.client().token is None
+        where += ", or it is private and no token is set" if none else ", or your token may not see it"
+    elif isinstance(hub, FolderHub) and (owners := hub.owners(repository.name)):
+        where += f", but one of {', '.join(owners)}: choose with --namespace or namespace="
     known = hub.fetched(repository) if isinstance(hub, RemoteHub) else None
     if known is not None:
         named, version = place.name or f"hf://{repository.id}", known.tag or known.commit

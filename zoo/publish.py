@@ -5,7 +5,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.artifact import DOCUMENTS, MANIFEST, MODEL, ArtifactConfig, verify_manifest
+from zoo.artifact import (
+    DOCUMENTS,
+    MANIFEST,
+    MODEL,
+    ArtifactConfig,
+    Manifest,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 from zoo.engine import Engine
 from zoo.errors import HubError, LicenceError, PublishError, ZooError
 from zoo.files import atomic_path, sha256_file
@@ -99,6 +108,18 @@ def publish(
         )
 
 
+def seal(folder: str | Path) -> Manifest:
+    """Writes the manifest of a model folder anew, after its card was corrected by hand.
+
+    Raises IntegrityError for a folder that is none, or that does not hold a whole engine.
+    """
+    place = parse_path(folder)
+    read_manifest(place)
+    manifest = write_manifest(place)
+    Engine.read(place, device="cpu")
+    return manifest
+
+
 def check_licence(config: ArtifactConfig) -> None:
     """Raises LicenceError where a student's terms are weaker than those of its sources, or where nobody knows."""
     lineage = config.lineage
@@ -185,7 +206,7 @@ def _check_card(staged: Path, config: ArtifactConfig) -> None:
     faults = lint_card(text, staged)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise PublishError(f"README.md: {faults[0]}{more}; make the model folder again, or mend it")
+        raise PublishError(f"README.md: {faults[0]}{more}; mend it and run: zoo seal FOLDER, or make it again")
     card = parse_card(text)
     assert card.zoo is not None  # the lint asks for it
     for what, (stated, true) in _statements(card.zoo, config, sha256_file(staged / MODEL)).items():

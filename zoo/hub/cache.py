@@ -10,6 +10,7 @@ from zoo.errors import ConfigError, UnknownNameError
 from zoo.naming import parse_path, quoted
 
 HUGGING_FACE = "https://huggingface.co"
+_ADDRESS = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:\d+)?|[A-Za-z0-9-]+:\d+")  # of a server, without its scheme
 _PORTS = {"http": 80, "https": 443}
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*|[0-9a-f:.]*:[0-9a-f:.]*")
@@ -36,9 +37,12 @@ def parse_hub(text: str) -> str | Path:
 
 def _parse_folder(text: str) -> Path:
     try:
-        return parse_path(text)
+        folder = parse_path(text)
     except UnknownNameError as error:
         raise ConfigError(f"hub {error}") from error
+    if _ADDRESS.fullmatch(text) and not folder.exists():
+        raise ConfigError(f"hub {text!r}; for a server write https://{text}, for a folder ./{text}")
+    return folder
 
 
 def _is_host(host: str) -> bool:

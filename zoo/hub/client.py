@@ -4,6 +4,7 @@ Importing this file imports the client; reading what is cached does without it.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -223,15 +224,23 @@ def _stored(file: RepoFile) -> Stored:
 def _token(endpoint: str) -> str | None:
     """That of huggingface.co for huggingface.co alone; ZOO_HUB_TOKEN for any other hub. Raises AccessError."""
     if endpoint != HUGGING_FACE:
-        return os.environ.get("ZOO_HUB_TOKEN") or None
-    given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+        return _given("ZOO_HUB_TOKEN")
+    given = _given("HF_TOKEN") or _given("HUGGING_FACE_HUB_TOKEN")
     if given or constants.ENDPOINT != HUGGING_FACE:  # there the client would renew a stored token at another server
-        return given or None
+        return given
     try:
         return get_token()
     except Exception as error:  # logins that are renewed fail in many ways
         reason = " ".join(str(error).split())[:200]
         raise AccessError(f"the stored token cannot be used ({reason}); run: hf auth login, or set HF_TOKEN") from error
+
+
+def _given(variable: str) -> str | None:
+    """The token in a variable of the environment, which no message ever shows."""
+    token = os.environ.get(variable, "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", token):
+        raise AccessError(f"{variable} holds characters that no token has, such as a space; set it anew")
+    return token or None
 
 
 def _timeout() -> float:

@@ -19,6 +19,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from zoo.artifact import DOCUMENTS, MANIFEST, read_manifest, verify_file
@@ -75,6 +76,10 @@ class FolderHub:
         places = {path.parent.parent.name.removeprefix(prefix) for path in self.root.glob(f"{prefix}*/refs/*")}
         names = {name: Repository(namespace, place) for place in places if (name := engine_name_of(place))}
         return [self._listed(name, names[name]) for name in sorted(names)]
+
+    def owners(self, name: str) -> list[str]:
+        """The namespaces that have a repository of that name."""
+        return sorted(place.name.split("--")[1] for place in self.root.glob(f"models--*--{escape(name)}"))
 
     def refs(self, repository: Repository) -> dict[str, str]:
         """The commit of each name. Raises IntegrityError where a file holds none."""
