@@ -189,6 +189,8 @@ def test_info_says_what_an_engine_is_in_text_and_json(made):
     assert lines[0] == STUDENT
     facts = {line[2:25].strip(): line[25:].strip() for line in lines[1:]}
     assert facts["version"] == "v1"
+    assert "periodic along abc" in facts["domain"]
+    assert facts["speed"].endswith("times its teacher's")
     assert facts["commercial use"] == "allowed"
     row = json.loads(ask("info", f"{STUDENT}@v1", "--hub", made / "hub", "--json").output)
     assert f"{row['metrics']['force_mae_meV_A']:.4g} meV/Å" in facts.values()

@@ -4,7 +4,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from zoo.artifact import Domain
 from zoo.calculator import elements_text
+from zoo.config import parse
+from zoo.engine import domain_text
 from zoo.errors import ZooError, ZooWarning
 from zoo.evaluate.report import QUANTITIES
 from zoo.gallery import Page, write_gallery
@@ -21,6 +24,7 @@ _FACTS = {  # key of a row: what a person calls it
     "status": "status",
     "purpose": "purpose",
     "subset": "subset",
+    "level_of_theory": "level of theory",
     "elements": "elements",
     "parameters": "parameters",
     "teacher": "teacher",
@@ -33,7 +37,9 @@ _FACTS = {  # key of a row: what a person calls it
     "version": "version",
     "commit": "commit",
 }
-_UNITS = {quantity.key: (quantity.label, quantity.unit) for quantity in QUANTITIES}
+_UNITS = {quantity.key: (quantity.label, quantity.unit) for quantity in QUANTITIES} | {
+    "speedup": ("speed", "times its teacher's")
+}
 
 
 def list_text(rows: list[Row], width: int) -> str:
@@ -55,11 +61,15 @@ def list_text(rows: list[Row], width: int) -> str:
 def info_text(row: Row) -> str:
     """The facts of one engine, a line each, and its errors against its teacher."""
     facts = {label: _fact(row[key]) for key, label in _FACTS.items() if row[key] is not None}
+    if row["domain"] is not None:
+        facts["domain"] = _line(domain_text(parse(Domain, row["domain"], row["name"])))
     for key, value in (row["metrics"] or {}).items():
         label, unit = _UNITS.get(key, (key, ""))
         facts[label] = f"{value:.4g} {unit}".strip()
     width = max(map(len, facts))
-    return "\n".join([_line(row["name"]), *(f"  {label:<{width}}  {value}" for label, value in facts.items())])
+    lines = [f"  {label:<{width}}  {value}" for label, value in facts.items()]
+    note = ["", "Errors are against the teacher; how they were measured says: zoo card " + row["name"]]
+    return "\n".join([_line(row["name"]), *lines, *(note if row["metrics"] else [])])
 
 
 def build_gallery(folder: str | Path, hub: str | Path | None = None, *, namespace: str | None = None) -> Path:

@@ -215,7 +215,7 @@ class Engine:
             "potential": _description(self.potential),
             "runs on": f"{self.potential.device}, {self._dtype_name}",
             "elements": elements_text(symbols_of(self.potential.elements)),
-            "domain": _domain_text(self.domain) if self.checks_domain else "not checked",
+            "domain": domain_text(self.domain) if self.checks_domain else "not checked",
             "theory": self.provenance.level_of_theory,
             "teacher": self.provenance.teacher,
             "licence": self.provenance.licence,
@@ -345,7 +345,8 @@ def _description(potential: Potential) -> str:
     return f"{type(potential).__name__}, " + ", ".join(parts)
 
 
-def _domain_text(domain: Domain | None) -> str | None:
+def domain_text(domain: Domain | None) -> str | None:
+    """In one line, for people."""
     if domain is None:
         return None
     axes = "".join(axis for axis, flag in zip("abc", domain.pbc, strict=True) if flag)

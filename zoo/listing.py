@@ -21,6 +21,8 @@ _KEYS = (
     "status",
     "purpose",
     "subset",
+    "domain",
+    "level_of_theory",
     "elements",
     "licence_code",
     "licence_weights",
@@ -102,6 +104,8 @@ def _listed_row(listed: Listed, entry: Entry | None, hub: str) -> Row:
         row |= {
             "purpose": block.purpose,
             "subset": block.subset,
+            "domain": block.domain.model_dump(mode="json"),
+            "level_of_theory": block.level_of_theory,
             "elements": list(block.elements),
             "licence_code": block.licence_code,
             "licence_weights": block.licence_weights,
