@@ -468,14 +468,14 @@ REDIRECTS = [
 
 
 @pytest.mark.parametrize("url", REDIRECTS, ids=range(len(REDIRECTS)))
-@pytest.mark.parametrize("path", ["/refs", "/resolve/", "/tree/"])
+@pytest.mark.parametrize("path", ["/refs", "/resolve/"])
 def test_a_redirect_to_nowhere(url: str, path: str, server: HubServer, model: dict[str, bytes]) -> None:
     put(server, model)
     server.order(Fault(None, path, "redirect", times=float("inf"), url=url))
     refused(UNFIT, lambda: zoo.load(NAME))
 
 
-@pytest.mark.parametrize("path", ["/refs", "/resolve/", "/tree/", "/api/models\\?"])
+@pytest.mark.parametrize("path", ["/refs", "/resolve/", "/api/models\\?"])
 def test_a_redirect_in_a_circle(path: str, server: HubServer, model: dict[str, bytes]) -> None:
     put(server, model)
     circle = {"Location": None}
@@ -616,15 +616,12 @@ def test_a_list_of_100_000_engines_is_cut(server: HubServer) -> None:
     assert len(listing()) < 1100
 
 
-@pytest.mark.parametrize("path", ["/api/models\\?", pytest.param("/tree/", marks=pytest.mark.slow)])
-def test_a_list_that_goes_on_for_ever_is_left(path: str, server: HubServer, model: dict[str, bytes]) -> None:
+def test_a_list_that_goes_on_for_ever_is_left(server: HubServer, model: dict[str, bytes]) -> None:
     put(server, model)
-    link = {"Link": f'<{server.endpoint}/api/models?again=/tree/>; rel="next"'}
+    link = {"Link": f'<{server.endpoint}/api/models?again=yes>; rel="next"'}
+    path = "/api/models\\?"
     fault = server.order(Fault("GET", path, "status", times=float("inf"), status=200, headers=link, body=b"[]"))
-    if path == "/tree/":
-        refused(UNFIT, lambda: zoo.load(NAME))
-    else:
-        assert listing()
+    assert listing()
     assert server.faults_met[fault] > 3
 
 
@@ -708,14 +705,17 @@ def test_the_token_of_hugging_face_is_never_sent_elsewhere(kept: str, place: Pat
     assert output == "kept\n"
 
 
-@pytest.mark.parametrize("token", ["a\nb", "a\r\nX-Evil: 1", "\x1b[31mtoken", "t\u00f6ken", "a" * 100_000, " "])
+@pytest.mark.parametrize("token", ["a\nb", "a\r\nX-Evil: 1", "\x1b[31mtoken", "t\u00f6ken", "a" * 100_000])
 def test_a_hostile_token_is_neither_sent_nor_shown(
     token: str, server: HubServer, model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(server, model)
     monkeypatch.setenv("ZOO_HUB_TOKEN", token)
     text = refused((HubError, AccessError, ConfigError, NotReleasedError), lambda: zoo.load(NAME))
-    assert "token" not in text.replace("ZOO_HUB_TOKEN", "").replace("token of that hub", "").replace("your token", "")
+    known = ("ZOO_HUB_TOKEN", "token of that hub", "your token", "characters that no token has")
+    for words in known:
+        text = text.replace(words, "")
+    assert "token" not in text
     assert not [request for request in server.requests if "x-evil" in request.headers]
 
 
@@ -748,12 +748,12 @@ def test_two_hubs_with_the_same_repository_never_mix(
 BOMB = gzip.compress(bytes(200_000_000), 9)
 
 
-@pytest.mark.parametrize("path", ["/refs", "/resolve/", "/tree/", "/api/models\\?", f"/api/models/{OWNER}/[^/]*$"])
+@pytest.mark.parametrize("path", ["/refs", "/resolve/", "/api/models\\?", f"/api/models/{OWNER}/[^/]*$"])
 def test_a_compressed_bomb_is_not_unpacked(path: str, server: HubServer, model: dict[str, bytes]) -> None:
     put(server, model)
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     server.order(Fault(None, path, "status", times=float("inf"), status=200, headers=headers, body=BOMB))
-    if path in ("/refs", "/resolve/", "/tree/"):
+    if path in ("/refs", "/resolve/"):
         refused(UNFIT, lambda: zoo.load(NAME))
     else:
         assert listing()
@@ -765,7 +765,7 @@ def _sent_to_nobody_unasked(server: HubServer) -> bool:
     return all(request.headers.get("accept-encoding") == "identity" for request in server.requests)
 
 
-@pytest.mark.parametrize("path", ["/refs", "/resolve/", "/tree/", "/api/models\\?"])
+@pytest.mark.parametrize("path", ["/refs", "/resolve/", "/api/models\\?"])
 @pytest.mark.parametrize("headers", [{}, {"Transfer-Encoding": "chunked"}], ids=["plain", "chunked"])
 def test_an_answer_without_end_is_cut(
     path: str, headers: dict[str, str], server: HubServer, model: dict[str, bytes], place: Path

@@ -103,6 +103,7 @@ class Guard:
         ours = self._is_ours(request.url)
         if not ours and self.token and self.token in request.headers.get("authorization", ""):
             del request.headers["authorization"]
+        request.headers.pop("cookie", None)  # which a server may have left in the session for another
         if self.endpoint != HUGGING_FACE:
             request.headers["accept-encoding"] = "identity"
 
