@@ -8,6 +8,7 @@ import signal
 import tarfile
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -167,7 +168,7 @@ def check_loads(forces: Mapping[str, object], versions: set[str], **where: objec
         assert forces_of(engine) == forces[version]
 
 
-class Bench:
+class Bench(ABC):
     """One process after the other is killed at its work; what it left is looked at, and the work is done again."""
 
     moments = 25
@@ -207,16 +208,17 @@ class Bench:
         shutil.rmtree(mine)
         return Run(code != 0, seconds, requests)
 
+    @abstractmethod
     def prepare(self, server: HubServer, mine: Path) -> Work:
-        raise NotImplementedError
+        """What is to be done."""
 
+    @abstractmethod
     def check(self, server: HubServer, mine: Path) -> None:
         """Raises AssertionError for anything half, after a kill."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state(self, server: HubServer, mine: Path) -> object:
         """What there is in the end, which no kill may change."""
-        raise NotImplementedError
 
 
 class PublishBench(Bench):

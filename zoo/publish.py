@@ -86,7 +86,7 @@ def publish(
     target = open_hub(hub)
     with tempfile.TemporaryDirectory(prefix="zoo-publish-") as temporary:
         staged = Path(temporary)
-        _staged(parse_path(folder), staged)
+        _stage(parse_path(folder), staged)
         config = _approve(staged)
         name = parse_name(config.name)
         assert isinstance(name, EngineName)  # it was approved
@@ -139,23 +139,20 @@ def check_licence(config: ArtifactConfig) -> None:
 
 
 def _stage(folder: Path, staged: Path) -> None:
-    """Copies what the manifest lists, and nothing else; it is the copy that is checked and published."""
-    for path in (*verify_manifest(folder).paths, MANIFEST):
-        source = _own_file(folder, path)
-        with atomic_path(staged / path) as copy:
-            shutil.copyfile(source, copy)
-    verify_manifest(staged)
+    """Copies what the manifest lists, and nothing else; it is the copy that is checked and published.
 
-
-def _staged(folder: Path, staged: Path) -> None:
-    """As ``_stage``, which a full disk stops. Raises PublishError."""
+    Raises IntegrityError, and PublishError for a link, or where the disk is full.
+    """
     try:
-        _stage(folder, staged)
+        for path in (*verify_manifest(folder).paths, MANIFEST):
+            with atomic_path(staged / path) as copy:
+                shutil.copyfile(_own_file(folder, path), copy)
     except ZooError:
-        raise
+        raise  # some are errors of the system too
     except OSError as error:
         where, reason = error.filename or staged, error.strerror or error
         raise PublishError(f"{where}: {reason}; nothing was sent, so mend that and run the same again") from error
+    verify_manifest(staged)
 
 
 def _own_file(folder: Path, path: str) -> Path:

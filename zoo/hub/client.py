@@ -70,7 +70,7 @@ class Client:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Connections that are kept open for what is asked in the block."""
+        """The rules of ``guard.py`` for what this thread asks in the block; all other methods want to be within one."""
         with guarded(self._guard):
             yield
 
@@ -95,7 +95,7 @@ class Client:
     def engines(self, namespace: str) -> list[str]:
         """Ids of the repositories of a namespace that hold engines of zoo."""
         with self._asking(f"the engines of {namespace}", patience=1):
-            found = self._api.list_models(author=namespace, filter="zoo", full=True)
+            found = self._api.list_models(author=namespace, filter="zoo")
             return [str(one.id) for one in islice(found, _MOST_ENGINES)]
 
     def download(self, repository: Repository, commit: str, paths: Sequence[str], cache: Path, *, size: int) -> None:

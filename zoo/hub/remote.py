@@ -179,8 +179,11 @@ class RemoteHub:
     def _tag_of(self, repository: Repository, commit: str) -> str | None:
         return version_of(commit, self._refs(repository))
 
-    def _download(self, repository: Repository, commit: str, wanted: Callable[[str], bool] = bool) -> None:
-        """Fetches what is missing or damaged, and verifies it; what arrives damaged is fetched once more."""
+    def _download(self, repository: Repository, commit: str, wanted: Callable[[str], bool] | None = None) -> None:
+        """Fetches what is missing or damaged, and verifies it; what arrives damaged is fetched once more.
+
+        ``wanted`` chooses among the paths of the manifest; without it all are.
+        """
         from zoo.hub.client import persistent  # lazy, as above
 
         client, damage = self.client(), self._held_damage(repository, commit)
@@ -212,14 +215,14 @@ class RemoteHub:
             return str(error), [MANIFEST]
 
     def _download_once(
-        self, client: "Client", repository: Repository, commit: str, wanted: Callable[[str], bool]
+        self, client: "Client", repository: Repository, commit: str, wanted: Callable[[str], bool] | None
     ) -> tuple[str, list[str]] | None:
         """None where all is well, else what is wrong, and the files to throw away."""
         folder = self.cache.snapshot(repository, commit)
         if not (folder / MANIFEST).is_file():
             client.download(repository, commit, [MANIFEST], self.cache.root, size=MAX_CONFIG_BYTES)
         try:
-            entries = [entry for entry in read_manifest(folder).files if wanted(entry.path)]
+            entries = [entry for entry in read_manifest(folder).files if wanted is None or wanted(entry.path)]
         except IntegrityError as error:
             return str(error), [MANIFEST]
         missing = [entry for entry in entries if not (folder / entry.path).is_file()]
