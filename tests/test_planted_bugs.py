@@ -138,7 +138,7 @@ class ProbesOfTheFirstStructure(PaiNN):
         return super().predict(graph, probes=probes, **asked)
 
 
-def _products_without_graph(forces: Tensor, positions: Tensor, probes: Tensor, *, create_graph: bool) -> Tensor:
+def _products_without_graph(forces: Tensor, positions: Tensor, probes: Tensor, *_: str, create_graph: bool) -> Tensor:
     return derivatives.hessian_products(forces, positions, probes, create_graph=False).detach()
 
 

@@ -1,14 +1,19 @@
 """Derivatives of an energy, written once: for labels, for losses, for engines and for tests.
 
 All are exact (automatic differentiation). A Hessian-vector product is taken in reverse over reverse mode: the gradient
-of ⟨forces, v⟩. One product of a batch serves all its structures, for their Hessians do not mix.
+of ⟨forces, v⟩. One product of a batch serves all its structures, for their Hessians do not mix. Where forces are
+predicted directly, minus their Jacobian stands in the place of the Hessian; its rows and columns differ.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
+
+Side = Literal["rows", "columns", "symmetric"]
 
 
 def differentiable(graph: Graph, *, strain: bool) -> tuple[Graph, Tensor, Tensor | None]:
@@ -45,11 +50,29 @@ def forces_and_stress(
     return -gradients[0], torch.where(solid[:, None, None], stress, torch.full_like(stress, torch.nan))
 
 
-def hessian_products(forces: Tensor, positions: Tensor, probes: Tensor, *, create_graph: bool) -> Tensor:
-    """``+H v`` for each probe, H = ∂²E/∂r² (eV/Å²).
+def energy_gradient(energy: Tensor, positions: Tensor, *, create_graph: bool) -> Tensor:
+    """``+∂E/∂r`` (atoms, 3) eV/Å; the energy keeps its graph."""
+    return torch.autograd.grad(
+        energy.sum(), positions, create_graph=create_graph, retain_graph=True, materialize_grads=True
+    )[0]
 
-    probes (probes, atoms, 3) dimensionless; forces must carry their graph; returns (probes, atoms, 3).
+
+def hessian_products(
+    forces: Tensor, positions: Tensor, probes: Tensor, side: Side = "rows", *, create_graph: bool
+) -> Tensor:
+    """Products of ``−∂F/∂r`` with each probe; where forces are a gradient, that is ``+H v``, H = ∂²E/∂r² (eV/Å²).
+
+    ``rows`` is ``−vᵀ J``, which for a one-hot v is a row; ``columns`` is ``−J v``; ``symmetric`` is their mean, the
+    product with the symmetric part. They differ for forces that are not a gradient. probes (probes, atoms, 3)
+    dimensionless; forces must carry their graph; returns (probes, atoms, 3).
     """
+    if side == "rows":
+        return _rows(forces, positions, probes, create_graph)
+    columns = _columns(forces, positions, probes, create_graph)
+    return columns if side == "columns" else (_rows(forces, positions, probes, create_graph) + columns) / 2
+
+
+def _rows(forces: Tensor, positions: Tensor, probes: Tensor, create_graph: bool) -> Tensor:
     products = [
         torch.autograd.grad(
             forces, positions, -probe, create_graph=create_graph, retain_graph=True, materialize_grads=True
@@ -57,6 +80,27 @@ def hessian_products(forces: Tensor, positions: Tensor, probes: Tensor, *, creat
         for probe in probes
     ]
     return torch.stack(products)
+
+
+def _columns(forces: Tensor, positions: Tensor, probes: Tensor, create_graph: bool) -> Tensor:
+    """By reverse mode twice: ``uᵀ J`` is linear in u, and its derivative by u, times v, is ``J v``."""
+    any_vector = torch.zeros_like(forces, requires_grad=True)
+    turned = torch.autograd.grad(forces, positions, any_vector, create_graph=True, materialize_grads=True)[0]
+    if not turned.requires_grad:  # forces that do not depend on positions at all
+        return torch.zeros_like(probes)
+    products = [
+        torch.autograd.grad(
+            turned, any_vector, -probe, create_graph=create_graph, retain_graph=True, materialize_grads=True
+        )[0]
+        for probe in probes
+    ]
+    return torch.stack(products)
+
+
+def asymmetry(matrix: Tensor) -> float:
+    """Mean |A − Aᵀ| over mean |A| of a square matrix: 0 for the Hessian of an energy."""
+    scale = matrix.abs().mean()
+    return float((matrix - matrix.t()).abs().mean() / scale) if scale > 0 else 0.0
 
 
 def one_hot_probes(rows: Tensor, graph: Graph) -> Tensor:

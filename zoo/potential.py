@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.derivatives import (
+    Side,
     differentiable,
+    energy_gradient,
     forces_and_stress,
     hessian_products,
     one_hot_probes,
@@ -27,6 +29,8 @@ class Prediction:
     forces: Tensor | None = None  # (atoms, 3) eV/Å
     stress: Tensor | None = None  # (structures, 3, 3) eV/Å³, ASE's sign
     hessian_products: Tensor | None = None  # (probes, atoms, 3) eV/Å², +H·v
+    features: Tensor | None = None  # (atoms, features) the last node features, the same after a rotation
+    energy_gradient: Tensor | None = None  # (atoms, 3) eV/Å, +∂E/∂r of an energy that is not what forces come from
 
     def split(self, atom_counts: list[int]) -> "list[Prediction]":
         """One Prediction a structure, in order."""
@@ -37,6 +41,8 @@ class Prediction:
             _split(self.forces, atom_counts, 0),
             _split(self.stress, [1] * count, 0),
             _split(self.hessian_products, atom_counts, 1),
+            _split(self.features, atom_counts, 0),
+            _split(self.energy_gradient, atom_counts, 0),
         ]
         return [Prediction(cast(Tensor, energy), *rest) for energy, *rest in zip(*columns, strict=True)]
 
@@ -51,16 +57,35 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a potential declares of itself; the contract tests follow from it."""
+    """What a potential declares of itself; the contract tests follow from it, and so does what it can be asked."""
 
     conservative: bool = True  # forces are the gradient of the energy
     reflection_invariant: bool = True  # a mirror image has the same energy
     permutation_invariant: bool = True  # the order of atoms does not matter
     smoothness: int = 2  # derivatives of the energy that are continuous where an atom crosses the cutoff
+    energies: bool = True  # it gives energies; without, they are NaN
+    stress: bool = True  # it gives the stress of a crystal; without, it is NaN
+    atomic_energies: bool = True  # the energies of its atoms are its own, not a share of the whole
+    features: int = 0  # channels of the node features that it gives
+
+
+@dataclass(frozen=True)
+class AtomOutputs:
+    """What an architecture says of each atom, in one pass."""
+
+    energies: Tensor  # (atoms,) eV, without the references of the elements
+    features: Tensor | None = None  # (atoms, features) the last node features, the same after a rotation
+    forces: Tensor | None = None  # (atoms, 3) eV/Å, of an architecture that predicts them directly
 
 
 class Potential(nn.Module):
-    """An energy that can be differentiated. A subclass sets three attributes and writes ``atomic_energies``."""
+    """What can be asked of atoms, written once for all architectures.
+
+    A subclass sets three attributes and writes ``atomic_energies``, or, where it has more to say, ``atomic_outputs``
+    and ``atomic_energies`` by way of it. Forces are the gradient of the energy, and products of the Hessian their
+    derivative, unless the outputs hold forces of their own: then the energy has no say in them, and in the place of the
+    Hessian stands minus the Jacobian of the forces, ``−∂Fᵢ/∂rⱼ``, which need not be symmetric.
+    """
 
     cutoff: float  # Å
     elements: tuple[int, ...]  # atomic numbers it knows
@@ -70,9 +95,17 @@ class Potential(nn.Module):
         """(atoms,) eV, without the references of the elements."""
         raise NotImplementedError(f"{type(self).__name__} must say what each atom contributes to the energy")
 
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        """Energies of the atoms, and what else an architecture has to say of them."""
+        return AtomOutputs(self.atomic_energies(graph))
+
     def reference_energies(self, numbers: Tensor) -> Tensor:
         """(atoms,) eV, float64: a constant of each element."""
         return torch.zeros(numbers.shape, dtype=torch.float64, device=numbers.device)
+
+    def element_embeddings(self) -> Tensor | None:
+        """(elements, channels) The table that tells elements apart, in the order of ``elements``, if there is one."""
+        return None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -89,44 +122,82 @@ class Potential(nn.Module):
         forces: bool = True,
         stress: bool = False,
         probes: Tensor | None = None,
+        side: Side = "rows",
+        features: bool = False,
+        gradient: bool = False,
         create_graph: bool = False,
     ) -> Prediction:
         """Energy, and what is asked of its derivatives, from one pass.
 
-        ``probes`` (probes, atoms, 3) asks for Hessian products; ``create_graph`` keeps all differentiable by the
-        parameters, for a loss.
+        ``probes`` (probes, atoms, 3) asks for Hessian products, of a direct-force potential for products of its
+        Jacobian from that ``side``; ``gradient`` for the gradient of the energy beside forces that are not made from
+        it; ``create_graph`` keeps all differentiable by the parameters, for a loss. Raises CapabilityError.
         """
-        derivatives = forces or stress or probes is not None
+        derivatives = forces or stress or gradient or probes is not None
         with torch.set_grad_enabled(derivatives or create_graph):
             tracked, positions, strain = differentiable(graph, strain=stress)
-            atomic = self.atomic_energies(tracked).double() + self.reference_energies(graph.numbers)
+            outputs = self.atomic_outputs(tracked)
+            atomic = outputs.energies.double() + self.reference_energies(graph.numbers)
             energy = sum_over_structures(atomic, graph)
-            if not derivatives:
-                return Prediction(energy, atomic)
-            keep = create_graph or probes is not None
-            force, tensor = forces_and_stress(energy, graph, positions, strain, create_graph=keep)
-            products = None
-            if probes is not None:
-                products = hessian_products(force, positions, probes, create_graph=create_graph)
-        result = Prediction(energy, atomic, force if forces else None, tensor, products)
-        return result if create_graph else result.detach()
+            found = Prediction(energy, atomic, features=self._features(outputs) if features else None)
+            if derivatives:
+                keep = create_graph or probes is not None
+                force, tensor = self._forces(outputs, energy, graph, positions, strain, create_graph=keep)
+                slope = energy_gradient(energy, positions, create_graph=create_graph) if gradient else None
+                products = None
+                if probes is not None:
+                    products = hessian_products(
+                        force, positions, probes, "rows" if outputs.forces is None else side, create_graph=create_graph
+                    )
+                found = replace(
+                    found,
+                    forces=force if forces else None,
+                    stress=tensor,
+                    hessian_products=products,
+                    energy_gradient=slope,
+                )
+        if not self.traits.energies:
+            found = replace(found, energy=torch.full_like(energy, torch.nan), atomic_energies=None)
+        return found if create_graph else found.detach()
 
     def hessian(self, graph: Graph, rows: Tensor | None = None) -> Tensor:
         """(rows, 3·atoms) eV/Å²: rows of the Hessian of one structure, all of them by default.
 
-        A row is 3·atom + axis. Raises CapabilityError for more than one structure.
+        A row is 3·atom + axis. Of a direct-force potential, rows of minus the Jacobian of its forces. Raises
+        CapabilityError for more than one structure.
         """
         if graph.num_structures != 1:
             raise CapabilityError(f"a Hessian of {graph.num_structures} structures at once; ask for one at a time")
         wanted = torch.arange(3 * graph.num_atoms, device=graph.positions.device) if rows is None else rows
         with torch.enable_grad():
             tracked, positions, _ = differentiable(graph, strain=False)
-            force, _ = forces_and_stress(self.atomic_energies(tracked), graph, positions, None, create_graph=True)
+            outputs = self.atomic_outputs(tracked)
+            force, _ = self._forces(outputs, outputs.energies, graph, positions, None, create_graph=True)
             products = [
                 hessian_products(force, positions, one_hot_probes(row.reshape(1, 1), graph), create_graph=False)
                 for row in wanted
             ]
         return torch.cat(products).reshape(len(wanted), 3 * graph.num_atoms)
+
+    def _forces(
+        self,
+        outputs: AtomOutputs,
+        energy: Tensor,
+        graph: Graph,
+        positions: Tensor,
+        strain: Tensor | None,
+        *,
+        create_graph: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Forces and stress, from the gradient of the energy or from the outputs."""
+        if outputs.forces is None:
+            return forces_and_stress(energy, graph, positions, strain, create_graph=create_graph)
+        return outputs.forces, None if strain is None else torch.full_like(graph.cells, torch.nan)
+
+    def _features(self, outputs: AtomOutputs) -> Tensor:
+        if outputs.features is None:
+            raise CapabilityError(f"{type(self).__name__} gives no node features; ask it for energies and forces")
+        return outputs.features
 
 
 def _each(prediction: Prediction, change: Callable[[Tensor], Tensor]) -> Prediction:
