@@ -53,8 +53,17 @@ def laws_of(potential: Potential) -> dict[str, Law]:
     spared = {
         "forces_are_gradient": not traits.conservative,
         "hessian_symmetric": not traits.conservative,
+        "energy_gradient": not traits.energies,
+        "atomic_energies": not (traits.energies and traits.atomic_energies),
+        "stress_is_gradient": not traits.stress,
+        "stress_symmetric": not traits.stress,
+        "stress_needs_volume": not traits.stress,
+        "features": not traits.features,
         "reflection": not traits.reflection_invariant,
         "permutation": not traits.permutation_invariant,
+        "supercell": not traits.permutation_invariant,  # which numbers its atoms anew
+        "smooth_cutoff": traits.smoothness < 0,
+        "no_cusp": traits.smoothness < 0,
         "parameter_gradient": not any(parameter.requires_grad for parameter in potential.parameters()),
     }
     return {name: check for name, check in CONTRACT.items() if not spared.get(name, False)}
@@ -106,18 +115,17 @@ def check_permutation(potential: Potential) -> None:
         ("molecule", scenes.molecule(elements)),
         ("crystal", scenes.crystal(elements).repeat((2, 1, 1))),
     ):
-        order = [2, 0, 3, 1]
         probes = _probes(atoms, 1)
         before = _ask(potential, atoms, probes=probes)
-        after = _ask(potential, atoms[order], probes=probes[:, order])
-        expected = Prediction(
-            before.energy,
-            before.atomic_energies[order],
-            before.forces[order],
-            before.stress,
-            before.hessian_products[:, order],
-        )
-        _same(after, expected, f"{name} in another order")
+        for order in ([2, 0, 3, 1], [3, 1, 0, 2]):
+            expected = Prediction(
+                before.energy,
+                before.atomic_energies[order] if potential.traits.energies else None,
+                before.forces[order],
+                before.stress,
+                before.hessian_products[:, order],
+            )
+            _same(_ask(potential, atoms[order], probes=probes[:, order]), expected, f"{name} in the order {order}")
 
 
 # --- batches and sizes ----------------------------------------------------------------------------
@@ -212,7 +220,44 @@ def check_isolated_atom(potential: Potential) -> None:
         _close(asked.forces, torch.zeros(1, 3), f"force on a {name}")
         _close(asked.hessian_products, torch.zeros(1, 1, 3), f"Hessian product of a {name}")
         _close(potential.hessian(_graph(potential, atoms)), torch.zeros(3, 3), f"Hessian of a {name}")
-    _close(_ask(potential, boxed).stress, torch.zeros(1, 3, 3), "stress of an atom in a large cell")
+    if potential.traits.stress:
+        _close(_ask(potential, boxed).stress, torch.zeros(1, 3, 3), "stress of an atom in a large cell")
+
+
+@law
+def check_declared(potential: Potential) -> None:
+    """What a potential declares not to give is NaN or None, however it is asked; what it gives is neither."""
+    traits = potential.traits
+    graph = _graph(potential, scenes.crystal(scenes.species(potential)))
+    for asked in ({}, {"forces": False}, {"stress": True}):
+        got = potential.predict(graph, **asked)
+        assert bool(got.energy.isnan().all()) != traits.energies, f"an energy where energies={traits.energies}"
+        assert (got.atomic_energies is None) != traits.energies, f"atomic energies where energies={traits.energies}"
+        if got.stress is not None:
+            assert bool(got.stress.isnan().all()) != traits.stress, f"a stress where stress={traits.stress}"
+
+
+@law
+def check_features(potential: Potential) -> None:
+    """Node features, as many as declared: the same wherever the atoms are, however turned, mirrored or numbered."""
+    atoms = scenes.molecule(scenes.species(potential))
+    expected = _features(potential, atoms)
+    shape, wanted = tuple(expected.shape), (len(atoms), potential.traits.features)
+    assert shape == wanted, f"features of {len(atoms)} atoms have the shape {shape}, declared is {wanted}"
+    assert expected.std(dim=0).max() > 0, "the features of all atoms are alike"
+    moved = atoms.copy()
+    moved.positions += [0.31, -1.7, 12.4]
+    _close(_features(potential, moved), expected, "features of a moved molecule")
+    for determinant in (1, -1) if potential.traits.reflection_invariant else (1,):
+        turned = atoms.copy()
+        turned.positions = atoms.positions @ _orthogonal(determinant).numpy()
+        _close(_features(potential, turned), expected, f"features of a turned molecule, determinant {determinant}")
+    if potential.traits.permutation_invariant:
+        order = [2, 0, 3, 1]
+        _close(_features(potential, atoms[order]), expected[order], "features in another order")
+    crystal = scenes.crystal(scenes.species(potential))
+    alone = torch.cat([_features(potential, crystal), expected])
+    _close(_features(potential, [crystal, atoms]), alone, "features of a batch")
 
 
 # --- first derivatives ----------------------------------------------------------------------------
@@ -277,6 +322,20 @@ def check_asked(potential: Potential) -> None:
     _same(quiet, full, "the same inside torch.no_grad()")
 
 
+@law
+def check_energy_gradient(potential: Potential) -> None:
+    """``gradient=True`` gives ``+∂E/∂r``, by differences of the energy, whatever the forces are made from."""
+    for name, atoms in _two_scenes(potential):
+        graph = _graph(potential, atoms)
+        gradient = potential.predict(graph, gradient=True).energy_gradient
+        for direction in _probes(atoms, 2, seed=3):
+            slope = _slope(potential, atoms, direction, "energy")
+            _close((gradient * direction).sum()[None], slope, f"∂E/∂r of the {name} against differences", STENCIL)
+        alone = potential.predict(graph, forces=False, gradient=True)
+        assert alone.forces is None, "forces were not asked for"
+        _close(alone.energy_gradient, gradient, "∂E/∂r without forces")
+
+
 # --- second derivatives ---------------------------------------------------------------------------
 
 
@@ -293,16 +352,42 @@ def check_hessian_is_gradient(potential: Potential) -> None:
 
 @law
 def check_hessian_products(potential: Potential) -> None:
-    """``predict(probes=v)`` gives ``+H v`` of the dense Hessian, for several probes."""
+    """``predict(probes=v)`` gives ``+vᵀ H`` of the dense Hessian, for several probes; ``H v`` where it is symmetric."""
     for name, atoms in _two_scenes(potential):
         probes = _probes(atoms, 3)
         dense = potential.hessian(_graph(potential, atoms))
-        expected = (probes.flatten(1) @ dense.T).reshape(probes.shape)
+        expected = (probes.flatten(1) @ dense).reshape(probes.shape)
         _close(
             _ask(potential, atoms, probes=probes).hessian_products,
             expected,
             f"Hessian products of the {name}",
         )
+
+
+@law
+def check_sides(potential: Potential) -> None:
+    """Products from each side, in a batch, by differences of forces: ``−vᵀ J``, ``−J v``, and their mean."""
+    elements = scenes.species(potential)
+    parts = [scenes.crystal(elements), scenes.molecule(elements)]
+    graph = _graph(potential, parts)
+    probes = _draw(2, graph.num_atoms, 3, seed=9)
+    rows, columns, both = (
+        potential.predict(graph, probes=probes, side=side).hessian_products for side in ("rows", "columns", "symmetric")
+    )
+    start = 0
+    for atoms in parts:
+        block = slice(start, start + len(atoms))
+        for index, probe in enumerate(probes[:, block]):
+            away = -_slope(potential, atoms, probe, "forces")
+            _close(columns[index, block], away, f"columns of the {atoms.symbols} against differences", STENCIL)
+            for direction in _probes(atoms, 3, seed=10):
+                along = -(_slope(potential, atoms, direction, "forces") * probe).sum()[None]
+                got = (rows[index, block] * direction).sum()[None]
+                _close(got, along, f"rows of the {atoms.symbols} against differences", STENCIL)
+        start += len(atoms)
+    _close(both, (rows + columns) / 2, "symmetric products against the mean of rows and columns")
+    if not potential.traits.conservative:
+        _close(potential.force_columns(graph, probes), columns, "columns in forward mode")
 
 
 @law
@@ -314,12 +399,13 @@ def check_hessian_symmetric(potential: Potential) -> None:
 
 @law
 def check_acoustic_sum(potential: Potential) -> None:
-    """Moving all atoms alike costs nothing: rows of the Hessian, and forces, sum to zero."""
+    """Moving all atoms alike costs nothing: rows of the Hessian sum to zero, and so do forces that are a gradient."""
     for name, atoms in _two_scenes(potential):
         dense = potential.hessian(_graph(potential, atoms))
         sums = dense.reshape(-1, len(atoms), 3).sum(dim=1)
         _close(sums, torch.zeros_like(sums), f"acoustic sum of the {name}")
-        _close(_ask(potential, atoms).forces.sum(dim=0), torch.zeros(3), f"total force on the {name}")
+        if potential.traits.conservative:
+            _close(_ask(potential, atoms).forces.sum(dim=0), torch.zeros(3), f"total force on the {name}")
 
 
 # --- smoothness -----------------------------------------------------------------------------------
@@ -347,9 +433,14 @@ def check_finite_to_third(potential: Potential) -> None:
     parameters = [parameter for parameter in potential.parameters() if parameter.requires_grad]
     for name, atoms in scenes.symmetric_scenes(scenes.species(potential)).items():
         graph, positions, strain = derivatives.differentiable(_graph(potential, atoms), strain=True)
-        energy = derivatives.sum_over_structures(potential.atomic_energies(graph), graph)
-        forces, _ = derivatives.forces_and_stress(energy, graph, positions, strain, create_graph=True)
-        products = derivatives.hessian_products(forces, positions, _probes(atoms, 1), create_graph=True)
+        outputs = potential.atomic_outputs(graph)
+        energy = derivatives.sum_over_structures(outputs.energies, graph)
+        energy = energy if potential.traits.energies else torch.zeros_like(energy)
+        forces = outputs.forces
+        if forces is None:
+            forces, _ = derivatives.forces_and_stress(energy, graph, positions, strain, create_graph=True)
+        side = "rows" if potential.traits.conservative else "symmetric"
+        products = derivatives.hessian_products(forces, positions, _probes(atoms, 1), side, create_graph=True)
         loss = energy.sum() + forces.square().sum() + products.square().sum()
         third = torch.autograd.grad(loss, [positions, *parameters], allow_unused=True, materialize_grads=True)
         for order, numbers in enumerate((energy, forces, products, *third)):
@@ -382,10 +473,11 @@ def check_float32(potential: Potential) -> None:
         probes = _probes(atoms, 1)
         exact = _ask(potential, atoms, probes=probes)
         rough = _ask(single, atoms, probes=probes.float())
-        own = exact.atomic_energies - potential.reference_energies(torch.as_tensor(atoms.numbers))
-        allowed = 1e-6 * max(own.abs().sum().item(), 10.0)
-        error = (rough.energy - exact.energy).abs().item()
-        assert error <= allowed, f"energy of the {name} in float32 is {error:.1e} eV off, {allowed:.1e} allowed"
+        if potential.traits.energies:
+            own = exact.atomic_energies - potential.reference_energies(torch.as_tensor(atoms.numbers))
+            allowed = 1e-6 * max(own.abs().sum().item(), 10.0)
+            error = (rough.energy - exact.energy).abs().item()
+            assert error <= allowed, f"energy of the {name} in float32 is {error:.1e} eV off, {allowed:.1e} allowed"
         _close(rough.forces.double(), exact.forces, f"forces of the {name} in float32", 1e-4)
         _close(
             rough.hessian_products.double(),
@@ -437,16 +529,24 @@ def _ask(potential: Potential, structures: Atoms | list[Atoms], probes: Tensor |
     graph = _graph(potential, structures)
     asked = potential.predict(graph, stress=True, probes=probes)
     atoms, many = graph.num_atoms, graph.num_structures
-    wanted = {"energy": (many,), "atomic_energies": (atoms,), "forces": (atoms, 3), "stress": (many, 3, 3)}
+    wanted = {"energy": (many,), "forces": (atoms, 3), "stress": (many, 3, 3)}
+    if potential.traits.energies:
+        wanted["atomic_energies"] = (atoms,)
     if probes is not None:
         wanted["hessian_products"] = (len(probes), atoms, 3)
     for name, shape in wanted.items():
         got = tuple(getattr(asked, name).shape)
         assert got == shape, f"{name} of {many} structures and {atoms} atoms has the shape {got}, expected {shape}"
-        finite = name == "stress" or getattr(asked, name).isfinite().all()
-        assert finite, f"{name} of {atoms} atoms in {many} structures is not finite"
+        may_be_nan = name == "stress" or (name == "energy" and not potential.traits.energies)
+        assert may_be_nan or getattr(asked, name).isfinite().all(), (
+            f"{name} of {atoms} atoms in {many} structures is not finite"
+        )
     assert asked.energy.dtype == torch.float64, f"the energy is {asked.energy.dtype}, expected float64"
     return asked
+
+
+def _features(potential: Potential, structures: Atoms | list[Atoms]) -> Tensor:
+    return potential.predict(_graph(potential, structures), features=True).features
 
 
 def _same(got: Prediction, expected: Prediction, what: str) -> None:
@@ -500,17 +600,30 @@ def _across_cutoff(
         else:
             atoms = scenes.crossing(elements, potential.cutoff, offset)
         asked = _ask(potential, atoms)
-        sides.append((asked.energy, asked.forces, potential.hessian(_graph(potential, atoms))))
+        energy = asked.energy if potential.traits.energies else torch.zeros_like(asked.energy)
+        sides.append((energy, asked.forces, potential.hessian(_graph(potential, atoms))))
     jumps = [(inside - outside).abs().max().item() for inside, outside in zip(*sides, strict=True)]
     return jumps, [numbers.abs().max().item() for numbers in sides[0]]
 
 
 def _loss(model: Potential, graph: Graph, probes: Tensor, *, create_graph: bool = False) -> Tensor:
-    """A number that depends on all that is predicted, on the stress where there is one."""
-    got = model.predict(graph, stress=True, probes=probes, create_graph=create_graph)
+    """A number that depends on all that is predicted."""
+    traits = model.traits
+    got = model.predict(
+        graph,
+        stress=True,
+        probes=probes,
+        side="rows" if traits.conservative else "symmetric",
+        features=traits.features > 0,
+        gradient=traits.energies and not traits.conservative,
+        create_graph=create_graph,
+    )
     solid = graph.periodic.all(dim=1)
-    parts = (got.energy, got.forces, 30 * got.stress[solid], got.hessian_products)
-    return torch.stack([(part * _draw(*part.shape, seed=seed)).sum() for seed, part in enumerate(parts)]).sum()
+    stress = 30 * got.stress[solid] if traits.stress else None
+    energy = got.energy if traits.energies else None
+    parts = (energy, got.forces, stress, got.hessian_products, got.features, got.energy_gradient)
+    terms = [(part * _draw(*part.shape, seed=seed)).sum() for seed, part in enumerate(parts) if part is not None]
+    return torch.stack(terms).sum()
 
 
 def _loss_shifted(value: Callable[..., Tensor], parameter: Tensor, direction: Tensor, step: float) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import structures as scenes
 import torch
 from contracts import CONTRACT, laws_of
+from gemnets import tiny_gemnet
 
 from zoo import ops
 from zoo.errors import CapabilityError
@@ -13,7 +14,8 @@ from zoo.neighbors import build_graph
 from zoo.potential import Potential
 from zoo.teachers import load_teacher
 
-_SEVENN = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # e3nn compiles so
+# e3nn compiles so, and what torch imports for forward mode
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
 def _stillinger_weber() -> Potential:
@@ -30,6 +32,11 @@ POTENTIALS = {
     "painn-two-elements": lambda: scenes.tiny_painn("O", "Si", seed=11),
     "painn-one-channel": lambda: scenes.tiny_painn("Si", channels=1, layers=1, seed=3),
     "painn-three-layers": lambda: scenes.tiny_painn("H", "C", cutoff=3.1, layers=3, seed=5),
+    "gemnet-t": lambda: tiny_gemnet("Si"),
+    "gemnet-t-two-elements": lambda: tiny_gemnet("O", "Si", blocks=1, seed=11),
+    "gemnet-t-few-neighbors": lambda: tiny_gemnet("O", "Si", blocks=1, max_neighbors=6),
+    "gemnet-dt": lambda: tiny_gemnet("Si", direct=True),
+    "gemnet-dt-two-elements": lambda: tiny_gemnet("O", "Si", direct=True, blocks=1, cutoff=4.3, seed=11),
     "stillinger-weber": _stillinger_weber,
     "sevennet-0": _sevennet("sevennet-0/teacher"),
     "sevennet-l3i5": _sevennet("sevennet-l3i5/teacher"),
@@ -40,7 +47,7 @@ SLOW_TO_ASK = {"sevennet-l3i5": {"rotation", "batch", "forces_are_gradient", "he
 def _cases() -> list[object]:
     cases = []
     for name in POTENTIALS:
-        marks = [pytest.mark.sevennet, _SEVENN] if name.startswith("sevennet") else []
+        marks = [pytest.mark.sevennet] if name.startswith("sevennet") else []
         cases += [
             pytest.param(name, law, id=f"{name}-{law}", marks=marks)
             for law in CONTRACT

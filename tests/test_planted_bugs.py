@@ -15,16 +15,17 @@ import structures as scenes
 import torch
 import vesin
 from contracts import CONTRACT
+from direct_potentials import tiny_painn_dt
 from torch import Tensor, nn
 
 from zoo import derivatives, graph, neighbors, potential
 from zoo.graph import Graph
 from zoo.ops import polynomial_envelope, safe_norm, scatter_sum
-from zoo.potential import Potential, Prediction, Traits
-from zoo.students import PaiNN, painn
+from zoo.potential import AtomOutputs, Potential, Prediction, Traits
+from zoo.students import PaiNN, PaiNNDT, painn, painn_dt
 
 Patch = pytest.MonkeyPatch
-Plant = Callable[[Patch, PaiNN], Potential]
+Plant = Callable[[Patch, Any], Potential]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Bug:
     laws: tuple[str, ...]
     plant: Plant
     healthy: Plant = lambda patch, model: model
+    specimen: str = "painn"
 
 
 # --- ways to plant --------------------------------------------------------------------------------
@@ -43,7 +45,7 @@ class Bug:
 def _becomes(kind: type[Potential]) -> Plant:
     """The model becomes a subclass of its class."""
 
-    def plant(patch: Patch, model: PaiNN) -> Potential:
+    def plant(patch: Patch, model: Potential) -> Potential:
         model.__class__ = kind
         return model
 
@@ -53,7 +55,7 @@ def _becomes(kind: type[Potential]) -> Plant:
 def _patched(module: Any, name: str, replacement: Any) -> Plant:
     """A name in a module of zoo is replaced while the test lasts."""
 
-    def plant(patch: Patch, model: PaiNN) -> Potential:
+    def plant(patch: Patch, model: Potential) -> Potential:
         patch.setattr(module, name, replacement)
         return model
 
@@ -61,7 +63,7 @@ def _patched(module: Any, name: str, replacement: Any) -> Plant:
 
 
 def _both(*plants: Plant) -> Plant:
-    def plant(patch: Patch, model: PaiNN) -> Potential:
+    def plant(patch: Patch, model: Potential) -> Potential:
         return functools.reduce(lambda grown, one: one(patch, grown), plants, model)
 
     return plant
@@ -292,55 +294,64 @@ class SqueezedEnergies(PaiNN):
         return super().atomic_energies(graph)[:, None].squeeze()
 
 
+def _plus(outputs: AtomOutputs, energies: Tensor) -> AtomOutputs:
+    return replace(outputs, energies=outputs.energies + energies)
+
+
+def _sums_of_vectors(model: Potential, batch: Graph) -> list[Tensor]:
+    """Three sums over the neighbours of each atom, (atoms, 3) each, in three directions."""
+    vectors = batch.edge_vectors()
+    distance = vectors.square().sum(dim=1, keepdim=True).sqrt()
+    faded = polynomial_envelope(distance / model.cutoff) * vectors
+    return [scatter_sum(faded * distance**power, batch.centers, batch.num_atoms) for power in (-2, -1, 0)]
+
+
 class TripleProduct(PaiNN):
     """Adds ``a · (b × c)`` of three sums over neighbours: it turns well, and changes sign in a mirror."""
 
-    def atomic_energies(self, graph: Graph) -> Tensor:
-        vectors = graph.edge_vectors()
-        distance = vectors.square().sum(dim=1, keepdim=True).sqrt()
-        faded = polynomial_envelope(distance / self.cutoff) * vectors
-        a, b, c = (scatter_sum(faded * distance**power, graph.centers, graph.num_atoms) for power in (-2, -1, 0))
-        return super().atomic_energies(graph) + 0.1 * (a * torch.linalg.cross(b, c)).sum(dim=1)
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        a, b, c = _sums_of_vectors(self, graph)
+        return _plus(super().atomic_outputs(graph), 0.1 * (a * torch.linalg.cross(b, c)).sum(dim=1))
 
 
 class ComponentsAsFeatures(PaiNN):
     """One component of an edge is used as if it were a number."""
 
-    def atomic_energies(self, graph: Graph) -> Tensor:
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         vectors = graph.edge_vectors()
         fade = polynomial_envelope(vectors.square().sum(dim=1).sqrt() / self.cutoff)
-        return super().atomic_energies(graph) + 0.01 * scatter_sum(
-            fade * vectors[:, 2].square(), graph.centers, graph.num_atoms
-        )
+        heights = scatter_sum(fade * vectors[:, 2].square(), graph.centers, graph.num_atoms)
+        return _plus(super().atomic_outputs(graph), 0.01 * heights)
 
 
 class AbsolutePositions(PaiNN):
     """The energy feels where the atoms are, as a harmonic restraint to the origin does."""
 
-    def atomic_energies(self, graph: Graph) -> Tensor:
-        return super().atomic_energies(graph) + 1e-4 * graph.positions.square().sum(dim=1)
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        return _plus(super().atomic_outputs(graph), 1e-4 * graph.positions.square().sum(dim=1))
 
 
 class OrderMatters(PaiNN):
-    def atomic_energies(self, graph: Graph) -> Tensor:
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        outputs = super().atomic_outputs(graph)
         place = torch.arange(graph.num_atoms, dtype=self.dtype, device=self.device)
-        return super().atomic_energies(graph) * (1 + 1e-3 * place)
+        return _plus(outputs, 1e-3 * place * outputs.energies)
 
 
 class GlobalFeature(PaiNN):
     """Each atom learns something of the mean of all atoms of the batch."""
 
-    def atomic_energies(self, graph: Graph) -> Tensor:
-        energies = super().atomic_energies(graph)
-        return energies + 0.1 * energies.mean().tanh()
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        outputs = super().atomic_outputs(graph)
+        return _plus(outputs, 0.1 * outputs.energies.mean().tanh())
 
 
 class NoEnergyAlone(PaiNN):
     """An atom without neighbours is divided by their number."""
 
-    def atomic_energies(self, graph: Graph) -> Tensor:
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         count = torch.bincount(graph.centers, minlength=graph.num_atoms)
-        return super().atomic_energies(graph) * (count / count)
+        return _plus(super().atomic_outputs(graph), (count / count).log())
 
 
 class ReferencesInSingle(PaiNN):
@@ -364,6 +375,147 @@ class EnergyWithoutForces(PaiNN):
     def predict(self, graph: Graph, *, forces: bool = True, **asked: Any) -> Prediction:
         got = super().predict(graph, forces=forces, **asked)
         return got if forces else replace(got, energy=got.energy.float().double())
+
+
+# --- forces that are predicted --------------------------------------------------------------------
+
+
+def _with_side(change: dict[str, str]) -> type[Potential]:
+    """Products of another side than was asked for."""
+
+    class OtherSide(PaiNNDT):
+        def predict(self, graph: Graph, *, side: str = "rows", **asked: Any) -> Prediction:
+            return super().predict(graph, side=change.get(side, side), **asked)
+
+    return OtherSide
+
+
+class TransposedHessian(PaiNNDT):
+    def hessian(self, graph: Graph, rows: Tensor | None = None) -> Tensor:
+        dense = super().hessian(graph).t()
+        return dense if rows is None else dense[rows]
+
+
+class WrongSignInForwardMode(PaiNNDT):
+    def force_columns(self, graph: Graph, probes: Tensor) -> Tensor:
+        return -super().force_columns(graph, probes)
+
+
+def _gradient_becomes(change: Callable[[Prediction], Tensor]) -> type[Potential]:
+    class OtherGradient(PaiNNDT):
+        def predict(self, graph: Graph, *, forces: bool = True, gradient: bool = False, **asked: Any) -> Prediction:
+            got = super().predict(graph, gradient=gradient, **asked)
+            got = replace(got, energy_gradient=change(got)) if gradient else got
+            return got if forces else replace(got, forces=None)
+
+    return OtherGradient
+
+
+def _outputs_become(change: Callable[[PaiNNDT, Graph, AtomOutputs], AtomOutputs]) -> Plant:
+    class OtherOutputs(PaiNNDT):
+        def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+            return change(self, graph, super().atomic_outputs(graph))
+
+    return _becomes(OtherOutputs)
+
+
+def _detached(model: PaiNNDT, batch: Graph, outputs: AtomOutputs) -> AtomOutputs:
+    return replace(outputs, forces=outputs.forces.detach())
+
+
+def _pushed(push: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Plant:
+    """Adds to the forces what is made of three sums of vectors over neighbours."""
+
+    def change(model: PaiNNDT, batch: Graph, outputs: AtomOutputs) -> AtomOutputs:
+        return replace(outputs, forces=outputs.forces + push(*_sums_of_vectors(model, batch)))
+
+    return _outputs_become(change)
+
+
+def _mean_of_all_removed(model: PaiNNDT, batch: Graph, outputs: AtomOutputs) -> AtomOutputs:
+    """The total force is taken off, that of the whole batch from each structure."""
+    return replace(outputs, forces=outputs.forces - outputs.forces.mean(dim=0))
+
+
+def _squeezed_forces(model: PaiNNDT, batch: Graph, outputs: AtomOutputs) -> AtomOutputs:
+    return replace(outputs, forces=outputs.forces.squeeze())
+
+
+def _turning_features(model: PaiNNDT, batch: Graph, outputs: AtomOutputs) -> AtomOutputs:
+    """A vector of each atom is handed out among its scalars."""
+    return replace(outputs, features=torch.cat([outputs.features[:, :-3], outputs.forces], dim=1))
+
+
+def _features_of_whole_batch(model: PaiNNDT, batch: Graph, outputs: AtomOutputs) -> AtomOutputs:
+    return replace(outputs, features=outputs.features - outputs.features.mean(dim=0))
+
+
+def _fewer_features(model: PaiNNDT, batch: Graph, outputs: AtomOutputs) -> AtomOutputs:
+    return replace(outputs, features=outputs.features[:, :-1])
+
+
+class EnergyOfNothing(PaiNNDT):
+    """Declares that it has no energy, and gives that of a head that nothing trained."""
+
+    traits = Traits(conservative=False, stress=False, energies=False, features=6)
+
+    def predict(self, graph: Graph, **asked: Any) -> Prediction:
+        got = super().predict(graph, **asked)
+        return replace(got, energy=torch.zeros_like(got.energy))
+
+
+class NoEnergy(PaiNNDT):
+    traits = Traits(conservative=False, stress=False, energies=False, features=6)
+
+
+class StressOfNothing(PaiNNDT):
+    """The stress that is not there is said to be zero."""
+
+    def predict(self, graph: Graph, **asked: Any) -> Prediction:
+        got = super().predict(graph, **asked)
+        return replace(got, stress=None if got.stress is None else got.stress.nan_to_num())
+
+
+class PromisesAll(PaiNNDT):
+    """As published, with steps, cusps or few neighbours, and the traits of the smooth one."""
+
+    traits = Traits(conservative=False, stress=False, features=6)
+
+
+def _configured(**fields: Any) -> Plant:
+    """The same weights in another configuration, that promises all the same."""
+
+    def plant(patch: Patch, model: PaiNNDT) -> Potential:
+        other = PaiNNDT(model.config.model_copy(update=fields)).double()
+        other.load_state_dict(model.state_dict())
+        return _becomes(PromisesAll)(patch, other)
+
+    return plant
+
+
+def _columns_without_graph(forces: Tensor, positions: Tensor, probes: Tensor, *_: str, create_graph: bool) -> Tensor:
+    """Rows learn, columns do not."""
+    rows = derivatives.hessian_products(forces, positions, probes, "rows", create_graph=create_graph)
+    return (rows + derivatives.hessian_products(forces, positions, probes, "columns", create_graph=False).detach()) / 2
+
+
+def _still_directions(patch: Patch, model: PaiNNDT) -> Potential:
+    """Forces are right; that an edge turns when its atoms move is forgotten where they are differentiated."""
+
+    class StillDirections(PaiNNDT):
+        def _basis(self, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
+            radial, fade, direction = super()._basis(graph)
+            return radial, fade, direction.detach()
+
+    return _becomes(StillDirections)(patch, model)
+
+
+def _norm_of_torch(patch: Patch, model: PaiNNDT) -> Potential:
+    """Its first and second derivative are right, its third is not."""
+    for message in model.messages:
+        own, message.norm = message.norm, nn.LayerNorm(model.config.channels).double()
+        message.norm.load_state_dict(own.state_dict())
+    return model
 
 
 # --- graphs ---------------------------------------------------------------------------------------
@@ -537,17 +689,70 @@ BUGS = (
     ),
 )
 
+_SWAPPED = {"rows": "columns", "columns": "rows"}
+DIRECT_BUGS = tuple(
+    replace(bug, specimen="painn-dt")
+    for bug in (
+        Bug("columns for rows", ("sides", "hessian_products"), _becomes(_with_side(_SWAPPED))),
+        Bug("symmetric products of rows alone", ("sides",), _becomes(_with_side({"symmetric": "rows"}))),
+        Bug("columns never looked at", ("sides",), _becomes(_with_side({"columns": "rows"}))),
+        Bug("Hessian transposed", ("hessian_is_gradient", "acoustic_sum"), _becomes(TransposedHessian)),
+        Bug("sign in forward mode", ("sides",), _becomes(WrongSignInForwardMode)),
+        Bug(
+            "columns cut from the graph",
+            ("parameter_gradient",),
+            _patched(potential, "hessian_products", _columns_without_graph),
+        ),
+        Bug(
+            "sign of the energy's gradient",
+            ("energy_gradient",),
+            _becomes(_gradient_becomes(lambda got: -got.energy_gradient)),
+        ),
+        Bug(
+            "forces for the energy's gradient",
+            ("energy_gradient",),
+            _becomes(_gradient_becomes(lambda got: -got.forces)),
+        ),
+        Bug("forces detached", ("hessian_is_gradient",), _outputs_become(_detached)),
+        Bug("directions detached", ("hessian_is_gradient", "sides"), _still_directions),
+        Bug(
+            "forces that turn and are not mirrored", ("reflection",), _pushed(lambda a, b, c: torch.linalg.cross(a, b))
+        ),
+        Bug("forces along an axis", ("rotation",), _pushed(lambda a, b, c: 0.1 * a * a)),
+        Bug("total force of the batch removed", ("batch", "size_consistency"), _outputs_become(_mean_of_all_removed)),
+        Bug("bare squeeze of the forces", ("isolated_atom",), _outputs_become(_squeezed_forces)),
+        Bug("features that turn", ("features",), _outputs_become(_turning_features)),
+        Bug("features less the mean of the batch", ("features",), _outputs_become(_features_of_whole_batch)),
+        Bug("fewer features than declared", ("features",), _outputs_become(_fewer_features)),
+        Bug("energy where none is declared", ("declared",), _becomes(EnergyOfNothing), _becomes(NoEnergy)),
+        Bug("stress where none is declared", ("declared",), _becomes(StressOfNothing)),
+        Bug("bias of filters outside the envelope", ("smooth_cutoff",), _configured(smooth=False)),
+        Bug("few neighbours, chosen by index", ("permutation",), _configured(max_neighbors=2)),
+        Bug("few neighbours, one of two images cut off", ("supercell",), _configured(max_neighbors=7)),
+        Bug("lengths with a cusp", ("no_cusp",), _patched(painn_dt, "_soft_length", painn_dt._sharp_length)),
+        Bug("torch's layer normalisation", ("parameter_gradient",), _norm_of_torch),
+    )
+)
+
+
+ALL_BUGS = BUGS + DIRECT_BUGS
+
 
 @pytest.fixture(scope="module")
-def specimen() -> PaiNN:
-    return scenes.tiny_painn("O", "Si", seed=11)
+def specimens() -> dict[str, Potential]:
+    return {
+        "painn": scenes.tiny_painn("O", "Si", seed=11),
+        "painn-dt": tiny_painn_dt("O", "Si", seed=11),
+    }
 
 
-_CASES = [pytest.param(bug, law, id=f"{bug.name}: {law}") for bug in BUGS for law in bug.laws]
+_CASES = [pytest.param(bug, law, id=f"{bug.name}: {law}") for bug in ALL_BUGS for law in bug.laws]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # forward mode
 @pytest.mark.parametrize(("bug", "law"), _CASES)
-def test_bug_is_caught(bug: Bug, law: str, specimen: PaiNN, monkeypatch: Patch) -> None:
+def test_bug_is_caught(bug: Bug, law: str, specimens: dict[str, Potential], monkeypatch: Patch) -> None:
+    specimen = specimens[bug.specimen]
     with monkeypatch.context() as patch:
         CONTRACT[law](bug.healthy(patch, copy.deepcopy(specimen)))
     bugged = bug.plant(monkeypatch, copy.deepcopy(specimen))
@@ -557,4 +762,4 @@ def test_bug_is_caught(bug: Bug, law: str, specimen: PaiNN, monkeypatch: Patch) 
 
 
 def test_every_law_catches_something() -> None:
-    assert {law for bug in BUGS for law in bug.laws} >= set(CONTRACT)
+    assert {law for bug in ALL_BUGS for law in bug.laws} >= set(CONTRACT)

@@ -114,6 +114,8 @@ def _first_problem(error: ValidationError) -> str:
         text = f"unknown key '{where}'; check its spelling, or remove it"
     elif first["type"] == "missing":
         text = f"key '{where}' is missing"
+    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        text = _wrong_tag(where, first["ctx"])
     elif first["type"] == "value_error":
         text = f"'{where}': {first['ctx']['error']}"
     else:
@@ -121,3 +123,11 @@ def _first_problem(error: ValidationError) -> str:
         text = f"'{where}': {first['msg']}, got {str(got)[:80]!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return " ".join(text.split()) + more
+
+
+def _wrong_tag(where: str, context: dict[str, Any]) -> str:
+    """What is wrong with the key that says which of several schemas the rest follows."""
+    key = f"{where}.{context['discriminator'].strip(chr(39))}"
+    if "tag" not in context:
+        return f"key '{key}' is missing"
+    return f"'{key}': no {quoted(str(context['tag']))}; known are {context['expected_tags'].replace(chr(39), '')}"

@@ -5,10 +5,12 @@ of ⟨forces, v⟩. One product of a batch serves all its structures, for their 
 predicted directly, minus their Jacobian stands in the place of the Hessian; its rows and columns differ.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
@@ -79,14 +81,14 @@ def _rows(forces: Tensor, positions: Tensor, probes: Tensor, create_graph: bool)
         )[0]
         for probe in probes
     ]
-    return torch.stack(products)
+    return torch.stack(products) if products else torch.zeros_like(probes)
 
 
 def _columns(forces: Tensor, positions: Tensor, probes: Tensor, create_graph: bool) -> Tensor:
     """By reverse mode twice: ``uᵀ J`` is linear in u, and its derivative by u, times v, is ``J v``."""
     any_vector = torch.zeros_like(forces, requires_grad=True)
     turned = torch.autograd.grad(forces, positions, any_vector, create_graph=True, materialize_grads=True)[0]
-    if not turned.requires_grad:  # forces that do not depend on positions at all
+    if not turned.requires_grad or len(probes) == 0:  # forces that do not depend on positions at all
         return torch.zeros_like(probes)
     products = [
         torch.autograd.grad(
@@ -95,6 +97,22 @@ def _columns(forces: Tensor, positions: Tensor, probes: Tensor, create_graph: bo
         for probe in probes
     ]
     return torch.stack(products)
+
+
+def forward_columns(forces: Callable[[Tensor], Tensor], positions: Tensor, probes: Tensor) -> Tensor:
+    """``−J v`` of each probe in forward mode, which keeps nothing of the pass: memory of one prediction.
+
+    ``forces`` gives (atoms, 3) as a function of positions (atoms, 3). probes and result (probes, atoms, 3).
+    """
+    columns = torch.zeros_like(probes)
+    with torch.no_grad():
+        for column, probe in zip(columns, probes, strict=True):
+            with forward_ad.dual_level():
+                answer = forces(forward_ad.make_dual(positions.detach(), probe))
+                tangent = forward_ad.unpack_dual(answer).tangent
+                if tangent is not None:  # None: forces that do not depend on positions at all
+                    column.copy_(-tangent)
+    return columns
 
 
 def asymmetry(matrix: Tensor) -> float:

@@ -1,8 +1,8 @@
 """What an energy can be asked, once an architecture has said what each atom contributes to it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from zoo.derivatives import (
     differentiable,
     energy_gradient,
     forces_and_stress,
+    forward_columns,
     hessian_products,
     one_hot_probes,
     sum_over_structures,
@@ -46,6 +47,16 @@ class Prediction:
         ]
         return [Prediction(cast(Tensor, energy), *rest) for energy, *rest in zip(*columns, strict=True)]
 
+    @classmethod
+    def join(cls, predictions: "Sequence[Prediction]") -> "Prediction":
+        """Predictions side by side, as of one batch, in order; what one of them lacks, all lack."""
+        joined: dict[str, Tensor | None] = {}
+        for field in fields(cls):
+            parts = [getattr(one, field.name) for one in predictions]
+            whole = all(part is not None for part in parts)
+            joined[field.name] = torch.cat(parts, dim=1 if field.name == "hessian_products" else 0) if whole else None
+        return cls(**cast(dict[str, Any], joined))
+
     def cpu(self) -> "Prediction":
         """The same numbers without their history, in main memory."""
         return _each(self, lambda tensor: tensor.detach().cpu())
@@ -62,7 +73,7 @@ class Traits:
     conservative: bool = True  # forces are the gradient of the energy
     reflection_invariant: bool = True  # a mirror image has the same energy
     permutation_invariant: bool = True  # the order of atoms does not matter
-    smoothness: int = 2  # derivatives of the energy that are continuous where an atom crosses the cutoff
+    smoothness: int = 2  # derivatives of the energy that are continuous as an atom crosses the cutoff; −1: not even it
     energies: bool = True  # it gives energies; without, they are NaN
     stress: bool = True  # it gives the stress of a crystal; without, it is NaN
     atomic_energies: bool = True  # the energies of its atoms are its own, not a share of the whole
@@ -141,9 +152,9 @@ class Potential(nn.Module):
             energy = sum_over_structures(atomic, graph)
             found = Prediction(energy, atomic, features=self._features(outputs) if features else None)
             if derivatives:
-                keep = create_graph or probes is not None
+                keep = create_graph or gradient or probes is not None
                 force, tensor = self._forces(outputs, energy, graph, positions, strain, create_graph=keep)
-                slope = energy_gradient(energy, positions, create_graph=create_graph) if gradient else None
+                slope = self._slope(outputs, energy, force, positions, create_graph=create_graph) if gradient else None
                 products = None
                 if probes is not None:
                     products = hessian_products(
@@ -179,6 +190,29 @@ class Potential(nn.Module):
             ]
         return torch.cat(products).reshape(len(wanted), 3 * graph.num_atoms)
 
+    def force_columns(self, graph: Graph, probes: Tensor) -> Tensor:
+        """(probes, atoms, 3) eV/Å²: ``−J v`` of forces that are predicted directly, one probe after another.
+
+        In forward mode: the numbers of ``predict`` with ``side="columns"``, in less memory than a prediction of forces
+        takes, and slower for many probes, as each is a pass of its own. Raises CapabilityError where forces are the
+        gradient of an energy, and where an operation of the potential has no forward mode.
+        """
+        name = type(self).__name__
+        if self.traits.conservative:
+            raise CapabilityError(
+                f"columns in forward mode of {name}, whose forces are the gradient of its energy; "
+                "expected forces predicted directly: leave forward_mode out, its rows are its columns"
+            )
+
+        def forces_at(positions: Tensor) -> Tensor:
+            return given(self.atomic_outputs(graph.with_geometry(positions, graph.cells)).forces)
+
+        try:
+            return forward_columns(forces_at, graph.positions, probes)
+        except NotImplementedError as error:
+            reason = str(error).partition("\n")[0]
+            raise CapabilityError(f"{name} has no forward mode ({reason}); leave forward_mode out") from error
+
     def _forces(
         self,
         outputs: AtomOutputs,
@@ -194,10 +228,24 @@ class Potential(nn.Module):
             return forces_and_stress(energy, graph, positions, strain, create_graph=create_graph)
         return outputs.forces, None if strain is None else torch.full_like(graph.cells, torch.nan)
 
+    def _slope(
+        self, outputs: AtomOutputs, energy: Tensor, force: Tensor, positions: Tensor, *, create_graph: bool
+    ) -> Tensor:
+        """The gradient of the energy; forces that are made from it are its opposite."""
+        if not self.traits.energies:
+            raise CapabilityError(f"{type(self).__name__} has no energy, and no gradient of it; ask it for forces")
+        return -force if outputs.forces is None else energy_gradient(energy, positions, create_graph=create_graph)
+
     def _features(self, outputs: AtomOutputs) -> Tensor:
         if outputs.features is None:
             raise CapabilityError(f"{type(self).__name__} gives no node features; ask it for energies and forces")
         return outputs.features
+
+
+def given(part: Tensor | None) -> Tensor:
+    """A part of a Prediction that was asked for."""
+    assert part is not None
+    return part
 
 
 def _each(prediction: Prediction, change: Callable[[Tensor], Tensor]) -> Prediction:

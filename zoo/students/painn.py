@@ -6,76 +6,57 @@ polynomial that vanishes with two derivatives where the paper's cosine vanishes 
 is smooth where it is zero, as in a perfect crystal it is on every site.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from ase.data import atomic_numbers
-from pydantic import AfterValidator, FailFast, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.config import Config
 from zoo.graph import Graph
 from zoo.ops import bessel_basis, polynomial_envelope, safe_norm, scatter_sum
-from zoo.potential import Potential
+from zoo.potential import AtomOutputs, Traits
+from zoo.students.base import Architecture, ElementEmbedding, Student
 
 _SOFTNESS = 1.0  # ε of the length of a vector, in the square of its own units
 
 
-def _known(symbols: tuple[str, ...]) -> tuple[str, ...]:
-    for symbol in symbols:
-        if symbol not in atomic_numbers or symbol == "X":
-            raise ValueError(f"{symbol!r} is not an element")
-    if len(set(symbols)) != len(symbols):
-        raise ValueError("an element is given twice")
-    return symbols
-
-
-Elements = Annotated[tuple[str, ...], FailFast(), Field(min_length=1), AfterValidator(_known)]
-
-
-class PaiNNConfig(Config):
+class PaiNNConfig(Architecture):
     """Everything that decides the shape of a PaiNN."""
 
     architecture: Literal["painn"] = "painn"
-    elements: Elements
     channels: int = Field(64, ge=1, le=2048)
     layers: int = Field(2, ge=1, le=32)
     radials: int = Field(16, ge=1, le=512)
-    cutoff: float = Field(5.0, gt=0, le=20)  # Å
 
 
-class PaiNN(Potential):
-    """A conservative potential whose atomic energies come from PaiNN's scalars."""
+class PaiNN(Student):
+    """A conservative potential whose atomic energies come from PaiNN's scalars, which are its features too."""
 
+    config: PaiNNConfig
     average_neighbors: Tensor  # () sums over neighbours are divided by its root
-    scale: Tensor  # () eV
-    references: Tensor  # (elements,) eV, float64
-    slots: Tensor  # (119,) atomic number -> row of the tables
     frequencies: Tensor  # (radials,)
 
     def __init__(self, config: PaiNNConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.cutoff = config.cutoff
-        self.elements = tuple(atomic_numbers[symbol] for symbol in config.elements)
+        super().__init__(config, generator)
         channels = config.channels
-        self.embedding = nn.Embedding(len(self.elements), channels)
+        self.embedding = ElementEmbedding(len(self.elements), channels, config.teacher_channels)
         self.messages = nn.ModuleList(
             Message(channels, config.radials, first=layer == 0) for layer in range(config.layers)
         )
         self.updates = nn.ModuleList(Update(channels) for _ in range(config.layers))
         self.readout = nn.Sequential(nn.Linear(channels, channels // 2 + 1), nn.SiLU(), nn.Linear(channels // 2 + 1, 1))
         self.register_buffer("average_neighbors", torch.tensor(1.0))
-        self.register_buffer("scale", torch.tensor(1.0))
-        self.register_buffer("references", torch.zeros(len(self.elements), dtype=torch.float64))
-        self.register_buffer("slots", _slots(self.elements), persistent=False)
         self.register_buffer(
             "frequencies", torch.pi * torch.arange(1, config.radials + 1, dtype=torch.float64), persistent=False
         )
         _initialise(self, generator)
 
-    def atomic_energies(self, graph: Graph) -> Tensor:
+    @property
+    def traits(self) -> Traits:  # type: ignore[override]  # read, never written
+        return Traits(features=self.config.channels)
+
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         vectors = graph.edge_vectors()  # (edges, 3)
         distance = vectors.square().sum(dim=-1, keepdim=True).sqrt()  # (edges, 1); edges have length
         direction = (vectors / distance).t().unsqueeze(2)  # (3, edges, 1)
@@ -83,23 +64,17 @@ class PaiNN(Potential):
         envelope = polynomial_envelope(distance / self.cutoff) / self.average_neighbors.sqrt()
         radial = radial * envelope
 
-        scalars = self.embedding(self.slots[graph.numbers])  # (atoms, channels)
+        scalars = self.embed(graph.numbers)  # (atoms, channels)
         vector_features = scalars.new_zeros(3, graph.num_atoms, self.config.channels)
         for message, update in zip(self.messages, self.updates, strict=True):
             scalars, vector_features = message(scalars, vector_features, radial, direction, graph)
             scalars, vector_features = update(scalars, vector_features)
-        energies: Tensor = self.readout(scalars)[:, 0] * self.scale  # (atoms,)
-        return energies
+        return AtomOutputs(energies=self.readout(scalars)[:, 0] * self.scale, features=scalars)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """The references stay in float64, whatever the type of the rest."""
-        references = self.references
-        applied: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        applied.references = references.to(applied.references.device)
-        return applied
-
-    def reference_energies(self, numbers: Tensor) -> Tensor:
-        return self.references[self.slots[numbers]]
+    def _calibrate(self, graphs: Sequence[Graph]) -> None:
+        edges = sum(graph.num_edges for graph in graphs)
+        atoms = sum(graph.num_atoms for graph in graphs)
+        self.average_neighbors.fill_(max(edges / atoms, 1.0))
 
 
 class Message(nn.Module):
@@ -147,12 +122,6 @@ class Update(nn.Module):
         return scalars + for_scalars + for_product * product, vectors + left * for_vectors
 
 
-def _slots(elements: tuple[int, ...]) -> Tensor:
-    slots = torch.full((119,), -1, dtype=torch.int64)
-    slots[torch.tensor(elements)] = torch.arange(len(elements))
-    return slots
-
-
 def _initialise(model: nn.Module, generator: torch.Generator | None) -> None:
     """Weights by Glorot and Bengio (AISTATS 2010), biases zero, embeddings normal."""
     for module in model.modules():
@@ -160,5 +129,5 @@ def _initialise(model: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.xavier_uniform_(module.weight, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, ElementEmbedding) and not module.frozen:
             nn.init.normal_(module.weight, generator=generator)

@@ -9,9 +9,11 @@ from zoo.errors import UnknownNameError
 from zoo.teachers.base import Teacher
 
 _FAMILIES = {
+    "gfn2-xtb/teacher": "xtb",
     "sevennet-0/teacher": "sevennet",
     "sevennet-l3i5/teacher": "sevennet",
     "stillinger-weber/teacher": "stillinger_weber",
+    "stillinger-weber/direct-teacher": "stillinger_weber",
 }
 
 
