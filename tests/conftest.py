@@ -12,6 +12,8 @@ from hub_server import HubServer
 
 _OPTIONAL = {  # marker -> package, how to get it
     "sevennet": ("sevenn", "pip install sevenn"),
+    "xtb": ("tblite", "pip install tblite threadpoolctl"),
+    "reference": ("fairchem", "pip install --no-deps fairchem-core==1.10.0 torch_geometric"),
     "scatter": ("torch_scatter", "pip install --no-build-isolation torch-scatter"),
 }
 

@@ -18,6 +18,7 @@ ON_THE_HUB = {
     "cc-by-nc-sa-4.0",
     "cc-by-sa-4.0",
     "cc0-1.0",
+    "lgpl-3.0",
     "mit",
 }
 
@@ -78,6 +79,8 @@ def test_licences_of_their_own_have_a_name_and_their_text_is_repeated() -> None:
         ("CC-BY-NC-SA-4.0", [teacher("CC-BY-NC-4.0"), data("CC-BY-4.0")]),
         (ASL, [teacher(ASL), data("CC-BY-4.0")]),
         (FAIR, [teacher(FAIR), data("CC-BY-4.0")]),
+        ("MIT", [teacher("LGPL-3.0-or-later"), data("CC0-1.0")]),
+        ("CC-BY-4.0", [teacher("LGPL-3.0-or-later"), data("CC-BY-4.0")]),
     ],
 )
 def test_allowed(licence: str, sources: list[Source]) -> None:
@@ -107,6 +110,7 @@ def test_allowed(licence: str, sources: list[Source]) -> None:
         ("MIT", [teacher("Apache-2.0")], "set the recipe's licence to Apache-2.0"),
         ("CC-BY-NC-4.0", [teacher(ASL)], f"set the recipe's licence to {ASL}"),
         ("Apache-2.0", [teacher(FAIR)], f"set the recipe's licence to {FAIR}"),
+        ("LGPL-3.0-or-later", [teacher("MIT")], "a/student is LGPL-3.0-or-later, but"),
         ("proprietary", [teacher("CC0-1.0")], "a/student is proprietary, but"),
         ("MIT", [teacher("WTFPL")], "the weights of its teacher a/teacher are WTFPL, whose terms zoo does not know"),
         ("MIT", [teacher("MIT"), data("")], "its data set crystals is , whose terms zoo does not know"),

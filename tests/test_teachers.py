@@ -179,6 +179,59 @@ def test_sevennet_says_where_it_comes_from(single: Teacher) -> None:
     assert (single.potential.dtype, single.potential.training) == (torch.float32, False)
 
 
+def _first_layer(potential: Potential, atoms: Atoms) -> torch.Tensor:
+    """(atoms, channels) What the first layer of sevenn gives while it predicts."""
+    seen: list[torch.Tensor] = []
+    layer = potential.model.get_submodule("onehot_to_feature_x")
+    hook = layer.register_forward_hook(lambda module, given, data: seen.append(data["x"].detach().clone()))
+    potential.predict(build_graph(atoms, potential.cutoff, dtype=potential.dtype), forces=False)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.sevennet
+@_jit
+def test_rows_of_the_element_embedding_are_what_the_first_layer_gives(single: Teacher) -> None:
+    potential = single.potential
+    table = potential.element_embeddings()
+    assert table.shape == (len(potential.elements), 128)
+    for atoms in (_oxide(), scenes.crystal((38, 22))):
+        rows = [potential.elements.index(number) for number in atoms.numbers]
+        torch.testing.assert_close(table[rows], _first_layer(potential, atoms))
+    assert torch.pdist(table).min() > 0, "elements are told apart"
+
+
+@pytest.mark.sevennet
+@_jit
+@pytest.mark.parametrize("name", SEVENNETS)
+def test_node_features_are_the_same_after_a_rotation_and_what_the_readout_is_made_from(name: str) -> None:
+    potential = load_teacher(name, dtype=torch.float64).potential
+    atoms = _oxide()
+    turned = atoms.copy()
+    turned.rotate(73, (1, 2, -0.5), rotate_cell=True)
+    found = [potential.predict(build_graph(one, potential.cutoff), features=True).features for one in (atoms, turned)]
+    assert found[0].shape == (2, potential.traits.features) == (2, 128)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)  # sevenn's constants are float32
+    assert (found[0][0] - found[0][1]).abs().max() > 1e-3, "atoms are told apart"
+    readout = potential.model.get_submodule("reduce_input_to_hidden").layer.linear
+    hidden = potential.model.get_submodule("reduce_hidden_to_energy").linear(readout(found[0]))
+    rescaled = potential.model.get_submodule("rescale_atomic_energy")
+    index = [potential.model.type_map[number] for number in atoms.numbers]
+    energies = hidden[:, 0] * rescaled.scale[index] + rescaled.shift[index]
+    torch.testing.assert_close(energies, potential.atomic_energies(build_graph(atoms, potential.cutoff)))
+
+
+@pytest.mark.sevennet
+@_jit
+def test_node_features_are_given_when_they_are_asked_for(single: Teacher) -> None:
+    graph = build_graph(_oxide(), single.potential.cutoff, dtype=torch.float32)
+    without, beside = (single.potential.predict(graph, features=asked) for asked in (False, True))
+    assert without.features is None
+    assert beside.features.shape == (2, single.potential.traits.features)
+    assert torch.equal(without.forces, beside.forces)
+    assert single.potential.traits.atomic_energies
+
+
 @pytest.fixture
 def nothing_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: Any, **asked: Any) -> None:

@@ -12,6 +12,7 @@ from zoo.errors import LicenceError
 CODE_LICENCE = "MIT"  # of zoo, whose code runs every student
 
 _OWN = "LicenseRef-"  # SPDX's mark of a licence that its list lacks
+_LATER = "-or-later"  # SPDX's mark of what the Hub does not tell apart
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Terms:
     @property
     def label(self) -> str:
         """The identifier of the Hub, or, for a licence that the Hub has none for, the name to give there."""
-        return self.spdx.removeprefix(_OWN).lower()
+        return self.spdx.removeprefix(_OWN).removesuffix(_LATER).lower()
 
     @property
     def hub(self) -> str:
@@ -91,6 +92,16 @@ TERMS = {
             "https://www.apache.org/licenses/LICENSE-2.0",
             commercial=True,
             followed_by=("Apache-2.0",),
+        ),
+        # GFN2-xTB's numbers, compiled into tblite. A student holds none of them, only what it learned from answers, and
+        # the output of a covered work is covered only where it is such a work itself (GPL 3, section 2, which LGPL 3
+        # takes over). Nothing else in this table may be put under it: no source here needs that.
+        Terms(
+            "LGPL-3.0-or-later",
+            "GNU Lesser General Public License 3.0 or later",
+            "https://spdx.org/licenses/LGPL-3.0-or-later.html",
+            commercial=True,
+            followed_by=("LGPL-3.0-or-later", "CC0-1.0", "MIT", *_BSD),
         ),
         Terms(
             "CC-BY-4.0",

@@ -1,6 +1,6 @@
 """Units: electronvolt, ångström, femtosecond, atomic mass unit. The only file that holds a conversion factor.
 
-Values follow from the exact SI constants and CODATA 2018's atomic mass unit.
+Values follow from the exact SI constants and, of CODATA 2018, the atomic mass unit, the hartree and the bohr.
 """
 
 import math
@@ -17,4 +17,6 @@ EV_PER_KELVIN = _K / _E  # k_B in eV/K
 THZ_PER_ROOT = math.sqrt(_E * 1e20 / _AMU) / (2 * math.pi) / 1e12  # sqrt(eV/(Å² amu)) → THz, not angular
 EV_PER_THZ = _H * 1e12 / _E  # h·ν
 WAVENUMBER_PER_THZ = 1e12 / (_C * 100)  # THz → cm⁻¹
+EV_PER_HARTREE = 27.211386245988
+ANGSTROM_PER_BOHR = 0.529177210903
 ASE_TIME_PER_FS = 1e-15 / math.sqrt(_AMU * 1e-20 / _E)  # fs → Å·sqrt(amu/eV), ASE's unit of time

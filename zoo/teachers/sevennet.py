@@ -5,6 +5,7 @@ that what runs is what was read when this file was written.
 """
 
 import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from zoo.errors import IntegrityError, MissingPackageError
 from zoo.files import sha256_file
 from zoo.graph import Graph
-from zoo.potential import Potential, Traits
+from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
 
 # name -> (folder and file within the package, digest of the file, level of theory)
@@ -31,6 +32,9 @@ _MODELS = {
     ),
 }
 _ONE_HOT = "onehot_idx_to_onehot"
+_EMBEDDING = "onehot_to_feature_x"
+_READOUT = "reduce_input_to_hidden"  # the first layer after the last convolution
+_FEATURES = "last_node_features"
 _OUTPUTS = ("reduce_total_enegy", "force_output")  # modules of sevenn that zoo's own derivatives replace
 
 
@@ -38,7 +42,7 @@ class SevenNet(Potential):
     """A SevenNet model as a zoo potential: its own layers up to the atomic energies, zoo's derivatives of them.
 
     The layers follow SO(3), not O(3): a mirror image has a slightly different energy. The XPLOR cutoff has one
-    continuous derivative.
+    continuous derivative. The last convolution leaves scalars alone, so that all its node features are invariant.
     """
 
     traits = Traits(reflection_invariant=False, smoothness=1)
@@ -50,10 +54,16 @@ class SevenNet(Potential):
         for name in _OUTPUTS:
             model.delete_module_by_key(name)
         model.replace_module(_ONE_HOT, _InTypeOfEdges(model.get_submodule(_ONE_HOT)))
+        readout = model.get_submodule(_READOUT)
+        self.traits = replace(self.traits, features=readout.irreps_in.count("0e"))
+        model.replace_module(_READOUT, _KeepsItsInput(readout))
         model.requires_grad_(False)
         self.model = model
 
     def atomic_energies(self, graph: Graph) -> Tensor:
+        return self.atomic_outputs(graph).energies
+
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         data = {
             "atomic_numbers": graph.numbers,
             "edge_index": torch.stack([graph.centers, graph.neighbors]),
@@ -61,8 +71,30 @@ class SevenNet(Potential):
             "batch": graph.structure,
             "num_atoms": graph.atom_counts,
         }
-        energies: Tensor = self.model(data)["atomic_energy"][:, 0]
-        return energies
+        found = self.model(data)
+        return AtomOutputs(found["atomic_energy"][:, 0], features=found[_FEATURES])
+
+    def element_embeddings(self) -> Tensor:
+        """(elements, channels) What the first layer makes of each element, in the order of ``elements``."""
+        order = [self.model.type_map[number] for number in self.elements]
+        one_hot = torch.eye(len(order), dtype=self.dtype, device=self.device)[order]  # (elements, elements)
+        rows: Tensor = self.model.get_submodule(_EMBEDDING).linear(one_hot)
+        return rows
+
+
+class _KeepsItsInput(nn.Module):
+    """A layer that leaves what it is given, the node features, beside what it makes of them."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.key: str = layer.key_input
+
+    def forward(self, data: dict[str, Any]) -> dict[str, Any]:
+        features = data[self.key]
+        data = self.layer(data)
+        data[_FEATURES] = features
+        return data
 
 
 class _InTypeOfEdges(nn.Module):

@@ -1,0 +1,215 @@
+"""Teachers that give energies and forces and no derivatives of them: a program, or any calculator of ASE.
+
+Products of the Hessian are central differences of their forces, ``H v ≈ −(F(r + h v) − F(r − h v)) / 2h``, two calls a
+product. The error falls with h², to where noise of the forces over h takes its place.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from zoo.derivatives import Side, one_hot_probes
+from zoo.errors import CapabilityError, DomainError
+from zoo.graph import Graph
+from zoo.potential import Potential, Prediction, Traits, given
+
+# Å. Such a potential finds its own neighbours; edges are there only to catch two atoms on one spot.
+CUTOFF = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one structure."""
+
+    energy: float  # eV
+    forces: np.ndarray  # (atoms, 3) eV/Å
+    stress: np.ndarray | None = None  # (3, 3) eV/Å³, ASE's sign
+    energies: np.ndarray | None = None  # (atoms,) eV
+
+
+# Of numbers (atoms,), positions (atoms, 3) Å, cell (3, 3) Å, pbc (3,); nothing asked before may change an answer.
+Ask = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Answer]
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """One structure of a graph, in float64."""
+
+    numbers: np.ndarray  # (atoms,)
+    positions: np.ndarray  # (atoms, 3) Å
+    cell: np.ndarray  # (3, 3) Å
+    periodic: np.ndarray  # (3,) bool
+
+
+class DifferencesPotential(Potential):
+    """A function from atoms to energy and forces as a potential; its forces are the gradient of its energy."""
+
+    place: Tensor
+
+    def __init__(
+        self,
+        ask: Ask,
+        elements: tuple[int, ...],
+        *,
+        name: str,
+        traits: Traits,
+        step: float = 1e-3,
+        cutoff: float = CUTOFF,
+    ) -> None:
+        """``step`` is how far, in Å, the atom that moves most is displaced, whatever the length of a probe."""
+        super().__init__()
+        if not traits.conservative:
+            raise CapabilityError(f"{name} has forces that are no gradient; their differences are no Hessian products")
+        self.ask, self.elements, self.name = ask, elements, name
+        self.traits, self.step, self.cutoff = traits, step, cutoff
+        self.register_buffer("place", torch.zeros(()), persistent=False)  # where, and in which type, answers are given
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.place.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    def atomic_energies(self, graph: Graph) -> Tensor:
+        """(atoms,) eV, or equal shares of the energy where the function does not tell atoms apart."""
+        energies = [_energies(self._answer(one), len(one.numbers)) for one in _structures(graph)]
+        return self._tensor(np.concatenate(energies))
+
+    def predict(
+        self,
+        graph: Graph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        probes: Tensor | None = None,
+        side: Side = "rows",
+        features: bool = False,
+        gradient: bool = False,
+        create_graph: bool = False,
+    ) -> Prediction:
+        """Structures one by one. Raises CapabilityError for features and for derivatives of what is predicted.
+
+        ``side`` does not matter to a gradient.
+        """
+        if features:
+            raise CapabilityError(f"{self.name} gives no node features; ask it for energies and forces")
+        if create_graph:
+            raise CapabilityError(
+                f"{self.name} cannot be differentiated, its Hessian products are differences of forces; "
+                "leave create_graph out"
+            )
+        blocks = [None] * graph.num_structures if probes is None else _blocks(probes, graph)
+        parts = [self._predict(one, block) for one, block in zip(_structures(graph), blocks, strict=True)]
+        found = Prediction.join(parts)
+        return replace(
+            found,
+            forces=found.forces if forces else None,
+            stress=found.stress if stress else None,
+            energy_gradient=-given(found.forces) if gradient else None,
+        )
+
+    def hessian(self, graph: Graph, rows: Tensor | None = None) -> Tensor:
+        """(rows, 3·atoms) eV/Å²: columns by differences, which are rows; the whole matrix is made symmetric.
+
+        Chosen rows alone keep the error of the differences, as ``predict`` has it too. Raises CapabilityError for
+        more than one structure.
+        """
+        if graph.num_structures != 1:
+            raise CapabilityError(f"a Hessian of {graph.num_structures} structures at once; ask for one at a time")
+        size = 3 * graph.num_atoms
+        wanted = torch.arange(size, device=graph.positions.device) if rows is None else rows
+        probes = one_hot_probes(wanted[None], graph)  # (rows, atoms, 3)
+        (one,), (block,) = _structures(graph), _blocks(probes, graph)
+        matrix = self._products(one, block).reshape(len(wanted), size)
+        return self._tensor((matrix + matrix.T) / 2 if rows is None else matrix)
+
+    def _predict(self, one: _Structure, probes: np.ndarray | None) -> Prediction:
+        """All that is known of one structure."""
+        answer = self._answer(one)
+        return Prediction(
+            energy=torch.tensor([answer.energy], dtype=torch.float64, device=self.device),
+            atomic_energies=self._tensor(_energies(answer, len(one.numbers))),
+            forces=self._tensor(answer.forces),
+            stress=self._tensor(_stress(answer, one))[None],
+            hessian_products=None if probes is None else self._tensor(self._products(one, probes)),
+        )
+
+    def _products(self, one: _Structure, probes: np.ndarray) -> np.ndarray:
+        """(probes, atoms, 3) eV/Å²"""
+        products = np.zeros(probes.shape)
+        for product, probe in zip(products, probes, strict=True):
+            longest = np.linalg.norm(probe, axis=1).max()
+            if longest > 0:
+                shift = probe * (self.step / longest)  # (atoms, 3) Å
+                ahead, behind = self._answer(one, shift), self._answer(one, -shift)
+                product[:] = (behind.forces - ahead.forces) * (longest / (2 * self.step))
+        return products
+
+    def _answer(self, one: _Structure, shift: np.ndarray | float = 0.0) -> Answer:
+        unknown = sorted(set(one.numbers.tolist()) - set(self.elements))
+        if unknown:
+            symbols = ", ".join(chemical_symbols[number] for number in unknown)
+            raise DomainError(f"{self.name} has no parameters for {symbols}; choose a teacher that has them")
+        return self.ask(one.numbers, one.positions + shift, one.cell, one.periodic)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.as_tensor(values, dtype=self.dtype, device=self.device)
+
+
+def from_calculator(calculator: Any) -> Ask:
+    """The function that a calculator of ASE is.
+
+    The calculator must give the same answer whatever it was asked before: one that starts from its last wave function
+    makes noise of which differences make more. Where it has a free energy, forces are the gradient of that, and it is
+    the energy here.
+    """
+    has = calculator.implemented_properties
+
+    def ask(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Answer:
+        atoms = Atoms(numbers, positions, cell=cell, pbc=pbc)
+        atoms.calc = calculator
+        return Answer(
+            energy=float(atoms.get_potential_energy(force_consistent="free_energy" in has)),
+            forces=np.asarray(atoms.get_forces()),
+            stress=np.asarray(atoms.get_stress(voigt=False)) if "stress" in has and pbc.all() else None,
+            energies=np.asarray(atoms.get_potential_energies()) if "energies" in has else None,
+        )
+
+    return ask
+
+
+def _structures(graph: Graph) -> Iterator[_Structure]:
+    """The structures of a graph, in order."""
+    counts = graph.atom_counts.tolist()
+    columns = (
+        torch.split(graph.numbers, counts),
+        torch.split(graph.positions.detach().double(), counts),
+        graph.cells.detach().double(),
+        graph.periodic,
+    )
+    for parts in zip(*columns, strict=True):
+        yield _Structure(*(part.cpu().numpy() for part in parts))
+
+
+def _blocks(probes: Tensor, graph: Graph) -> list[np.ndarray]:
+    """The (probes, atoms, 3) of each structure."""
+    parts = torch.split(probes.detach().double().cpu(), graph.atom_counts.tolist(), dim=1)
+    return [part.numpy() for part in parts]
+
+
+def _energies(answer: Answer, count: int) -> np.ndarray:
+    """(atoms,) eV"""
+    return np.full(count, answer.energy / count) if answer.energies is None else answer.energies
+
+
+def _stress(answer: Answer, one: _Structure) -> np.ndarray:
+    """(3, 3) eV/Å³, NaN where there is no volume and where none is given."""
+    return answer.stress if answer.stress is not None and one.periodic.all() else np.full((3, 3), np.nan)
