@@ -4,10 +4,17 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import ase.io
+import numpy as np
 import yaml
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
+from zoo.calculator import ZooCalculator
 from zoo.config import parse
+from zoo.files import sha256_file
 from zoo.recipe import Recipe
+from zoo.teachers import load_teacher
 
 TINY: dict[str, Any] = {
     "format": 1,
@@ -119,3 +126,49 @@ def write_tiny(folder: Path, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_data(**changes), sort_keys=False))
     return path
+
+
+def silicon_clusters(count: int, seed: int = 0) -> list[Atoms]:
+    """Molecules of five atoms, tetrahedra about a centre, with energies and forces near those of the teacher.
+
+    Each has a cell that means nothing, as files of molecules often do.
+    """
+    random = np.random.default_rng(seed)
+    corners = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 2.35 / np.sqrt(3)
+    calculator = ZooCalculator(load_teacher("stillinger-weber/teacher").potential)
+    clusters = []
+    for _ in range(count):
+        atoms = Atoms("Si5", [[0.0, 0.0, 0.0], *corners], cell=[50.0] * 3)
+        atoms.positions = np.round(atoms.positions + random.normal(0, 0.08, (5, 3)), 8)
+        atoms.calc = calculator
+        energy, forces = atoms.get_potential_energy() - 100, atoms.get_forces() * 1.1
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        clusters.append(atoms)
+    return clusters
+
+
+def frames_data(folder: Path, clusters: list[Atoms] | None = None, **changes: Any) -> dict[str, Any]:
+    """The data of a tiny recipe of molecules from a file, which is written into ``folder``."""
+    path = folder / "clusters.xyz.gz"
+    ase.io.write(path, silicon_clusters(12) if clusters is None else clusters, format="extxyz")
+    file = {"kind": "frames", "file": str(path), "sha256": sha256_file(path)}
+    groups = [
+        {**file, "name": "learned", "split": "train", "count": 6},
+        {**file, "name": "held", "split": "validation", "start": 6, "count": 2},
+        {**file, "name": "tested", "split": "test", "start": 8, "count": 4},
+    ]
+    evaluation = {key: value for key, value in TINY["evaluation"].items() if "supercell" not in key}
+    own = {
+        "name": "stillinger-weber/tiny-molecule",
+        "purpose": "Five atoms of silicon in vacuum, for the tests of zoo.",
+        "subset": "silicon-clusters",
+        "structures": {"groups": groups, "data": [{"name": "clusters", "licence": "CC0-1.0"}]},
+        "loss__stress": 0,
+        "evaluation": evaluation | {"initial_temperature": 50},
+    }
+    return tiny_data(**(own | changes))
+
+
+def frames_recipe(folder: Path, **changes: Any) -> Recipe:
+    """The tiny recipe of molecules, with changes as in ``tiny_recipe``."""
+    return parse(Recipe, frames_data(folder, **changes), "the tiny recipe of molecules")

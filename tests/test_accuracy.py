@@ -3,11 +3,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from structures import tiny_painn
 from torch import Tensor
 
 from zoo.errors import DivergedError, LabelError
-from zoo.evaluate.accuracy import accuracy
+from zoo.evaluate.accuracy import accuracy, against_dataset
 from zoo.neighbors import build_graph
 from zoo.potential import Prediction
 from zoo.teachers.stillinger_weber import StillingerWeber
@@ -131,3 +132,60 @@ def test_a_prediction_that_is_not_finite_names_its_structure() -> None:
     teacher.epsilon.data.fill_(torch.nan)
     with pytest.raises(DivergedError, match=r"structure 0 \(Si8\)"):
         accuracy(teacher, structures, labels)
+
+
+def from_a_data_set(structures: list[Atoms], energies: list[float]) -> np.ndarray:
+    """Gives structures labels; returns their forces (atoms, 3)."""
+    forces = [np.random.default_rng(8).normal(size=atoms.positions.shape) for atoms in structures]
+    for atoms, energy, force in zip(structures, energies, forces, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=force)
+    return np.concatenate(forces)
+
+
+def test_errors_against_a_data_set_leave_out_the_zero_of_each_composition() -> None:
+    silicon = rattled((1, 1, 1), (2, 1, 1), (1, 1, 1))
+    salt = [bulk("NaCl", "rocksalt", a=5.64, cubic=True) for _ in range(2)]
+    lone = bulk("Cu", "fcc", a=3.6)
+    structures = [*silicon, *salt, lone]
+    counts = np.array([len(atoms) for atoms in structures])
+    forces = from_a_data_set(structures, [0.0] * 6)
+    energies = np.array([7.0, 7.0, 7.0, -3.0, -3.0, 900.0])  # eV/atom: of each composition its own zero
+    found = against_dataset(structures, energies, forces + np.array([0.03, 0, 0]))
+    assert found is not None
+    assert found.energy_mae_meV_atom == pytest.approx(0, abs=1e-9)
+    assert found.force_mae_meV_A == pytest.approx(10.0)
+    assert found.structures == 6
+    off = energies + np.array([0.006, -0.006, 0.0, 0.001, -0.001, 5.0])
+    found = against_dataset(structures, off, forces)
+    assert found is not None
+    assert found.energy_mae_meV_atom == pytest.approx((6 + 6 + 0 + 1 + 1) / 5)
+    assert counts[1] == 2 * counts[0]  # the supercell is of the same composition
+
+
+def test_a_data_set_of_one_of_each_says_nothing_of_energies() -> None:
+    structures = [*rattled((1, 1, 1)), bulk("Cu", "fcc", a=3.6)]
+    forces = from_a_data_set(structures, [1.0, 2.0])
+    found = against_dataset(structures, np.zeros(2), forces)
+    assert found is not None
+    assert found.energy_mae_meV_atom is None
+    assert found.force_mae_meV_A == 0
+
+
+def test_structures_without_labels_of_a_data_set_do_not_count() -> None:
+    structures = rattled((1, 1, 1), (1, 1, 1))
+    assert against_dataset(structures, np.zeros(2), np.zeros((16, 3))) is None
+    from_a_data_set(structures[1:], [0.0])
+    found = against_dataset(structures, np.zeros(2), np.zeros((16, 3)))
+    assert found is not None
+    assert found.structures == 1
+
+
+def test_labels_without_energies_or_products_leave_those_errors_out() -> None:
+    structures = rattled((1, 1, 1))
+    none = [torch.zeros(0, 8, 3)]
+    (label,) = labelled(structures, random_signs(structures, [1]))
+    bare = Prediction(torch.tensor([torch.nan]), forces=label.forces, hessian_products=none[0])
+    found = accuracy(StillingerWeber(), structures, [bare], none)
+    assert found.energy_mae_meV_atom is None
+    assert found.hessian_mae_eV_A2 is None
+    assert found.force_mae_meV_A == pytest.approx(0, abs=1e-9)

@@ -13,7 +13,7 @@ from zoo.artifact import ArtifactConfig, DataSource, Domain, Lineage
 from zoo.card import WIDTH, CardContext, render_card, template_path
 from zoo.config import parse
 from zoo.errors import ConfigError, LicenceError
-from zoo.evaluate.report import REFERENCE, Figures
+from zoo.evaluate.report import REFERENCE, Figures, VibrationSettings
 from zoo.hub.card_data import parse_card
 from zoo.hub.card_lint import lint_card
 from zoo.hub.catalogue import entries
@@ -270,7 +270,10 @@ def test_snippet_and_output_stand_as_they_are() -> None:
 
 def test_the_card_says_where_the_twin_is_better() -> None:
     plain = " ".join(render_card(example_context()).split())
-    assert "The student has the smaller force error, stress error and Hessian·v error." in plain
+    better = (
+        "force error, stress error, Hessian·v error, data set energy error, data set force error and vibration error"
+    )
+    assert f"The student has the smaller {better}." in plain
     assert "The twin has the smaller energy error." in plain
 
 
@@ -317,3 +320,96 @@ def test_the_card_says_how_to_load_from_any_hub() -> None:
 
 def test_the_template_is_found() -> None:
     assert template_path("student").is_file()
+
+
+FRAMES = {"kind": "frames", "file": "/home/somebody/set/frames.xyz", "sha256": "f" * 64}
+MOLECULES = RECIPE | {
+    "structures": {
+        "groups": [
+            FRAMES | {"name": "learned", "split": "train", "count": 20, "copies": 2, "displacement": [0.01, 0.1]},
+            FRAMES | {"name": "held", "split": "validation", "start": 20, "count": 5},
+            FRAMES | {"name": "tested", "split": "test", "start": 30, "count": 5},
+        ]
+    },
+    "loss": {"energy": 5, "force": 100, "hessian": 20},
+}
+
+
+def molecule_context(**changes: Any) -> CardContext:
+    """A card of an engine for molecules, from frames of a file."""
+    context = example_context(recipe=parse(Recipe, MOLECULES | changes, "recipe"))
+    domain = context.config.domain.model_copy(update={"pbc": (False, False, False), "volume_per_atom_A3": None})
+    return replace(context, config=context.config.model_copy(update={"domain": domain}))
+
+
+def plain_text(context: CardContext) -> str:
+    return " ".join(render_card(context).split())
+
+
+def test_a_card_of_molecules_speaks_of_molecules(folder: Path) -> None:
+    context = molecule_context()
+    assert lint_card(render_card(context), folder) == []
+    plain = plain_text(context)
+    assert "nothing: molecules" in plain
+    assert "Other molecules, reactions, and molecules that meet others were not tested" in plain
+    assert "labelled 40 training structures with energy, forces and 2 products of its Hessian each" in plain
+    assert "with weights of 5 (energy), 100 (forces) and 20 (Hessian) in the loss" in plain
+    assert "Structures are of the files frames.xyz, whose terms the recipe does not state." in plain
+    assert "with frames.xyz in a folder that `ZOO_DATA` names:" in plain
+    assert "somebody" not in plain
+
+
+def test_a_card_says_what_was_distilled_and_what_its_twin_went_without() -> None:
+    loss = {"energy": 5, "force": 100, "atomic_energy": 2, "feature": 0.1}
+    labels = {"probes": "none", "extras": ["atomic_energies", "features"]}
+    plain = plain_text(molecule_context(loss=loss, labels=labels))
+    assert "distilled with the atomic energies and node features of its teacher" in plain
+    assert "for as many steps, without atomic energies and node features." in plain
+    assert "with energy, forces, atomic energies and features. The student learned" in plain
+    bare = plain_text(molecule_context(loss={"energy": 5, "force": 100}, labels={"probes": "none"}))
+    assert "trained on labels alone." in bare
+    assert "for as many steps, in the same way." in bare
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"probes": "dense"}, "energy, forces and its whole Hessian"),
+        ({"probes": "rows", "probes_per_structure": 3}, "energy, forces and 3 rows of its Hessian each"),
+    ],
+)
+def test_a_card_says_what_was_labelled(labels: dict[str, Any], told: str) -> None:
+    assert f"training structures with {told}." in plain_text(molecule_context(labels=labels))
+
+
+def test_labels_of_the_data_set_in_the_loss_are_told() -> None:
+    groups = MOLECULES["structures"]["groups"]
+    learned = {key: value for key, value in groups[0].items() if key not in ("copies", "displacement")}
+    loss = {"energy": 5, "force": 100, "hessian": 20, "energy_from": "dataset", "force_from": "dataset"}
+    plain = plain_text(molecule_context(structures={"groups": [learned, *groups[1:]]}, loss=loss))
+    assert "Of energy and forces, the labels of the data set were learned in the place of the teacher's." in plain
+
+
+def test_what_was_measured_against_the_data_set_and_of_vibrations_is_explained() -> None:
+    report = example_report()
+    errors = report.settings.accuracy.model_copy(update={"dataset_structures": 11, "teacher_asymmetry": 0.2})
+    settings = report.settings.model_copy(
+        update={"accuracy": errors, "vibrations": VibrationSettings(formula="C2OH6", atoms=9), "phonons": None}
+    )
+    teacher = Figures.of({"dataset_force_mae_meV_A": 123.4}, {}, otherwise="not asked for")
+    told = report.model_copy(update={"settings": settings, "teacher": teacher, "speedup": None})
+    plain = plain_text(replace(molecule_context(), report=told))
+    assert "Data set: its own labels of 11 of these structures" in plain
+    assert "Hessian of C2OH6 (9 atoms) as it stands in the test set" in plain
+    assert "of which that of forces is 123.4 meV/Å against the labels of the data set" in plain
+    assert "differs from its transpose by 20 % of its mean element" in plain
+    assert "velocities drawn at 600 K in the first structure of the test set." in plain
+
+
+def test_dynamics_that_came_to_an_end_is_no_test_that_was_passed() -> None:
+    report = example_report()
+    run = report.settings.dynamics["student"].model_copy(update={"completed": False, "steps": 120})
+    settings = report.settings.model_copy(update={"dynamics": {"student": run}})
+    plain = plain_text(example_context(report=report.model_copy(update={"settings": settings})))
+    assert "Its dynamics came to an end of its own after 0.12 ps" in plain
+    assert "Its dynamics was tested for 2 ps" in plain_text(example_context())

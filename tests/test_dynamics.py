@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import Calculator, all_changes
 from ase.units import kB
 
 from zoo.calculator import ZooCalculator
 from zoo.errors import DomainError
-from zoo.evaluate.dynamics import Dynamics, nve
+from zoo.evaluate.dynamics import Dynamics, _start, nve
 from zoo.graph import Graph
 from zoo.teachers.stillinger_weber import StillingerWeber
 from zoo.thermal import thermal_velocities
@@ -130,3 +131,81 @@ def test_velocities_have_their_temperature_and_no_momentum() -> None:
     assert 2 * kinetic / ((3 * 40 - 3) * kB) == pytest.approx(500, rel=1e-5)
     assert (velocities[:20] ** 2).mean() > (velocities[20:] ** 2).mean()
     assert (thermal_velocities(masses[:1], 500.0, np.random.default_rng(2)) == 0).all()
+
+
+class Springs(Calculator):
+    """Bonds of a molecule as springs, or, with a negative stiffness, as what pushes its ends apart."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, atoms: Atoms, stiffness: float) -> None:
+        super().__init__()
+        self.lengths, self.stiffness = atoms.get_all_distances(), stiffness
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        vectors, distances = self.atoms.get_all_distances(vector=True), self.atoms.get_all_distances()
+        stretch = distances - self.lengths
+        along = vectors / np.where(distances > 0, distances, 1)[..., None]
+        forces = self.stiffness * (stretch[..., None] * along).sum(axis=1)
+        self.results = {"energy": self.stiffness * (stretch**2).sum() / 4, "forces": forces}
+
+
+WATER = Atoms("OH2", [[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]])
+
+
+@pytest.mark.parametrize(
+    ("molecule", "freedom"), [(WATER, 3), (Atoms("OCO", [[0, 0, -1.16], [0, 0, 0], [0, 0, 1.16]]), 4)]
+)
+def test_a_molecule_starts_without_turning_and_has_its_temperature_within(molecule: Atoms, freedom: int) -> None:
+    moving = molecule.copy()
+    moving.rotate(31, (1, 2, 3))
+    assert _start(moving, 700.0, np.random.default_rng(4)) == freedom
+    assert moving.get_angular_momentum() == pytest.approx(np.zeros(3), abs=1e-9)
+    assert moving.get_momenta().sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-9)
+    assert 2 * moving.get_kinetic_energy() / (freedom * kB) == pytest.approx(700, rel=1e-5)
+
+
+def test_a_molecule_that_holds_keeps_its_energy() -> None:
+    found = nve(
+        WATER,
+        Springs(WATER, 30.0),
+        temperature_K=300,
+        timestep_fs=0.25,
+        steps=2000,
+        generator=np.random.default_rng(1),
+    )
+    assert found.completed
+    assert found.drift_meV_atom_ps is not None
+    assert abs(found.drift_meV_atom_ps) < 0.5
+    assert found.temperatures_K[0] == pytest.approx(300)
+
+
+def test_a_molecule_that_comes_apart_ends_the_run_and_says_when() -> None:
+    found = nve(
+        WATER,
+        Springs(WATER, -0.5),
+        temperature_K=300,
+        timestep_fs=0.25,
+        steps=2000,
+        generator=np.random.default_rng(1),
+    )
+    assert not found.completed
+    assert found.drift_meV_atom_ps is None
+    assert found.reason is not None
+    assert found.reason.startswith("it came apart: O0 and H")
+    assert found.reason.endswith(f"at {found.times_ps[-1]:.3f} ps")
+
+
+def test_a_crystal_may_change_its_neighbours() -> None:
+    """Atoms of a liquid leave theirs, and none of it is an end."""
+    apart = bulk("Si", a=5.431, cubic=True)
+    found = nve(
+        apart,
+        Springs(apart, -0.01),
+        temperature_K=600,
+        timestep_fs=1,
+        steps=20,
+        generator=np.random.default_rng(1),
+    )
+    assert found.completed

@@ -13,11 +13,12 @@ import torch
 from ase.build import bulk
 
 import zoo
-from recipes import tiny_recipe
+from recipes import frames_data, frames_recipe, silicon_clusters, tiny_recipe
+from zoo.config import parse
 from zoo.errors import ConfigError, LabelError
-from zoo.evaluate.report import Figures, Report
+from zoo.evaluate.report import Figures, Report, table
 from zoo.pipeline import distill, evaluate, make_labels, make_structures, outline, train_student
-from zoo.recipe import read_recipe
+from zoo.recipe import Recipe, read_recipe
 from zoo.run import Run
 
 pytest.importorskip("phonopy", reason="evaluation needs the extra train")
@@ -233,6 +234,13 @@ def test_terms_that_may_not_follow_are_refused_before_any_work(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_terms_of_a_data_set_bind_too(tmp_path):
+    recipe = frames_recipe(tmp_path, structures__data=[{"name": "shared frames", "licence": "CC-BY-SA-4.0"}])
+    with pytest.raises(zoo.LicenceError, match=r"data set shared frames is CC-BY-SA-4\.0"):
+        make_labels(Run.of(recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_teacher_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sevenn.checkpoint", None)
     recipe = tiny_recipe(teacher__name="sevennet-0/teacher")
@@ -289,3 +297,103 @@ def test_the_report_reads_back(finished):
     report = Report.model_validate_json((finished / "model" / "report.json").read_text())
     assert isinstance(report.student, Figures)
     assert report.name == "stillinger-weber/tiny-student"
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory):
+    """The folder of a finished run on frames of a file."""
+    folder = tmp_path_factory.mktemp("molecules")
+    evaluation = {"dynamics_steps": 60, "teacher_dynamics_steps": 450}
+    changes = {f"evaluation__{key}": value for key, value in evaluation.items()}
+    recipe = parse(Recipe, tiny_changes(frames_data(folder), **changes), "the tiny recipe of molecules")
+    distill(Run.of(recipe, folder / "run"))
+    return folder / "run"
+
+
+def tiny_changes(data, **changes):
+    for path, value in changes.items():
+        section, key = path.split("__")
+        data[section][key] = value
+    return data
+
+
+def test_frames_of_a_file_go_through_the_whole_chain(molecules, tmp_path):
+    report = Report.model_validate_json((molecules / "model" / "report.json").read_text())
+    crystal = ("phonon_mae_THz", "max_frequency_THz", "lattice_constant_A", "bulk_modulus_GPa")
+    for engine in (report.teacher, report.student, report.twin):
+        assert {engine.reasons[key] for key in crystal} == {"the recipe has no crystal"}
+        assert engine.reasons["stress_mae_GPa"] == "the test structures have no volume"
+    for engine in (report.student, report.twin):
+        assert engine.mode_mae_THz is not None
+        assert engine.dataset_energy_mae_meV_atom is not None
+    assert "too short for a drift" in report.student.reasons["drift_meV_atom_ps"]
+    assert report.teacher.drift_meV_atom_ps is not None
+    assert report.settings.dynamics["student"].atoms == report.settings.timing.atoms == 5
+    zoo.publish(molecules / "model", hub=tmp_path / "hub")
+    engine = zoo.load("stillinger-weber/tiny-molecule", hub=tmp_path / "hub", device="cpu")
+    assert engine.check().passed
+    atoms = silicon_clusters(1)[0]
+    atoms.calc = engine.calculator()
+    assert np.isfinite(atoms.get_forces()).all()
+
+
+def test_errors_against_the_data_set_are_of_its_labels(molecules):
+    """The forces of the file are 1.1 times the teacher's, its energies lie 100 eV below."""
+    report = Report.model_validate_json((molecules / "model" / "report.json").read_text())
+    assert report.settings.accuracy.dataset_structures == 4
+    assert report.teacher.dataset_force_mae_meV_A == pytest.approx(0.1 * report.settings.accuracy.mean_force_meV_A)
+    assert report.teacher.dataset_energy_mae_meV_atom == pytest.approx(0, abs=1e-3)
+    assert report.student.dataset_force_mae_meV_A > report.teacher.dataset_force_mae_meV_A
+
+
+def test_a_missing_file_leaves_nothing_behind(tmp_path):
+    recipe = frames_recipe(tmp_path)
+    (tmp_path / "clusters.xyz.gz").unlink()
+    with pytest.raises(zoo.UnknownNameError, match=r"no file .*clusters\.xyz\.gz"):
+        make_structures(Run.of(recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_element_that_the_student_lacks_stops_the_structures(tmp_path):
+    clusters = silicon_clusters(12)
+    clusters[9].symbols[0] = "C"
+    recipe = frames_recipe(tmp_path, clusters=clusters)
+    with pytest.raises(ConfigError, match=r"group tested holds C, which student\.elements lacks"):
+        make_structures(Run.of(recipe, tmp_path / "run"))
+
+
+def test_another_digest_of_the_file_makes_other_structures(molecules, tmp_path):
+    folder = copied(molecules, tmp_path)
+    other = frames_recipe(tmp_path, clusters=silicon_clusters(12, seed=1))
+    with pytest.raises(ConfigError, match="structures was made from another recipe"):
+        make_structures(Run.of(other, folder))
+
+
+def test_a_dry_run_counts_frames_and_says_what_is_missing(tmp_path):
+    recipe = frames_recipe(tmp_path, labels__probes="dense")
+    text = outline(Run.of(recipe, tmp_path / "run"))
+    assert "train            6 structures in 1 groups, 30 atoms" in text
+    assert f"labels         {15 * 12} Hessian products (dense)" in text
+    (tmp_path / "clusters.xyz.gz").unlink()
+    text = outline(Run.of(recipe, tmp_path / "run"))
+    assert "train            6 structures in 1 groups, ? atoms" in text
+    assert re.search(r"missing +group learned: no file .*clusters\.xyz\.gz \(SHA-256 ", text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_direct_teacher_is_measured_for_what_it_lacks(tmp_path):
+    """Its Jacobian is not symmetric, and without energies there is nothing to compare and nothing to keep constant."""
+    name = "stillinger-weber/direct-teacher"
+    changes = {"loss__energy": 0, "training__steps": 8, "evaluation__dynamics_steps": 5}
+    recipe = frames_recipe(tmp_path, teacher__name=name, **changes)
+    report = Report.model_validate_json((distill(Run.of(recipe, tmp_path / "run")) / "report.json").read_text())
+    assert report.settings.accuracy.teacher_asymmetry > 1e-3
+    assert "no gradient of an energy" in table(report)
+    for engine in (report.teacher, report.student, report.twin):
+        assert engine.reasons["energy_mae_meV_atom"] == "the teacher gives no energies"
+    assert report.student.force_mae_meV_A is not None
+    assert report.teacher.dataset_force_mae_meV_A is not None
+    for key in ("drift_meV_atom_ps", "ms_per_call"):
+        assert report.teacher.reasons[key] == "it gives no energies"
+    assert report.student.ms_per_call is not None
+    assert report.speedup is None

@@ -6,6 +6,7 @@ import pytest
 from zoo.config import canonical_json, parse
 from zoo.errors import ConfigError
 from zoo.evaluate.report import (
+    OLDER,
     QUANTITIES,
     REFERENCE,
     WIDTH,
@@ -18,6 +19,7 @@ from zoo.evaluate.report import (
     TimingSettings,
     gaps,
     number,
+    rows_of,
     speedup,
     table,
 )
@@ -27,6 +29,9 @@ ERRORS = {
     "force_mae_meV_A": 63.2,
     "stress_mae_GPa": 0.21,
     "hessian_mae_eV_A2": 0.31,
+    "dataset_energy_mae_meV_atom": 8.4,
+    "dataset_force_mae_meV_A": 210.0,
+    "mode_mae_THz": 0.71,
 }
 CRYSTAL = {"max_frequency_THz": 15.2, "lattice_constant_A": 5.4612, "bulk_modulus_GPa": 88.7}
 
@@ -119,11 +124,48 @@ def test_the_table_fits_a_terminal_and_says_what_is_missing() -> None:
     text = table(example_report())
     assert max(len(line) for line in text.splitlines()) <= WIDTH
     for quantity in QUANTITIES:
-        assert f"{quantity.label:<18}{quantity.unit}" in text
+        assert f"{quantity.label:<22}{quantity.unit}" in text
     assert "63.2" in text
     assert "reference" in text
     assert "51.5 times as fast" in text
     assert "it exploded" in text
+
+
+def test_a_report_from_before_a_figure_still_reads_and_keeps_quiet_about_it() -> None:
+    data = json.loads(canonical_json(example_report()))
+    for engine in ("teacher", "student", "twin"):
+        for key in ("mode_mae_THz", "dataset_energy_mae_meV_atom", "dataset_force_mae_meV_A"):
+            data[engine].pop(key)
+            data[engine]["reasons"].pop(key, None)
+    data["settings"].pop("vibrations")
+    for key in ("dataset_structures", "teacher_asymmetry"):
+        data["settings"]["accuracy"].pop(key)
+    data["settings"]["dynamics"]["student"].pop("completed")
+    old = parse(Report, data, "report.json")
+    assert old.student.force_mae_meV_A == ERRORS["force_mae_meV_A"]
+    assert old.student.reasons["mode_mae_THz"] == OLDER
+    assert OLDER not in table(old)
+    assert "vibration" not in table(old)
+
+
+def test_a_figure_that_nobody_has_stands_below_the_table_once() -> None:
+    report = example_report()
+    without = {
+        engine: Figures.of({"force_mae_meV_A": 1.0}, {"stress_mae_GPa": "no volume"}, otherwise="not asked for")
+        for engine in ("teacher", "student", "twin")
+    }
+    told = report.model_copy(update=without | {"speedup": None})
+    assert [quantity.key for quantity in rows_of(told)] == ["force_mae_meV_A"]
+    assert "teacher, student and twin, stress error: not measured (no volume)" in gaps(told)
+    assert "GPa" not in table(told)
+
+
+def test_a_teacher_that_is_not_conservative_is_told() -> None:
+    report = example_report()
+    assert "Jacobian" not in table(report)
+    errors = report.settings.accuracy.model_copy(update={"teacher_asymmetry": 0.073})
+    told = report.model_copy(update={"settings": report.settings.model_copy(update={"accuracy": errors})})
+    assert "its Jacobian differs from its transpose by 7.3 %" in " ".join(table(told).split())
 
 
 def test_gaps_name_engine_figures_and_reason_but_not_the_reference() -> None:

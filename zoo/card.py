@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from ase.data import chemical_symbols
@@ -19,11 +19,24 @@ from ase.data import chemical_symbols
 from zoo.artifact import MODEL, PROBE, ArtifactConfig
 from zoo.config import parse
 from zoo.errors import LicenceError
-from zoo.evaluate.report import ENGINES, QUANTITIES, Figures, Report, cell, gaps, listed, times
+from zoo.evaluate.report import (
+    DATASET_ENERGIES,
+    ENGINES,
+    QUANTITIES,
+    Figures,
+    Report,
+    asymmetry_remarks,
+    cell,
+    gaps,
+    listed,
+    number,
+    rows_of,
+    times,
+)
 from zoo.hub.card_data import ZooBlock
 from zoo.hub.catalogue import entries
 from zoo.licences import CODE_LICENCE, LICENCES, TERMS, Terms
-from zoo.recipe import Recipe
+from zoo.recipe import Recipe, Term, loss_from
 
 WIDTH = 100  # columns that prose is filled to
 TAGS = (
@@ -48,10 +61,28 @@ _METRICS = {  # keys of Figures that the Hub lists: the slug of the metric, and 
     "force_mae_meV_A": ("forces_mae", "Force MAE (meV/Å)"),
     "stress_mae_GPa": ("stress_mae", "Stress MAE (GPa)"),
     "hessian_mae_eV_A2": ("hessian_mae", "Hessian product MAE (eV/Å²)"),
+    "mode_mae_THz": ("vibration_mae", "Vibration frequency MAE (THz)"),
     "phonon_mae_THz": ("frequency_mae", "Phonon frequency MAE (THz)"),
     "drift_meV_atom_ps": ("nve_drift", "NVE energy drift (meV/atom/ps)"),
 }
-_ERRORS = tuple(key for key in _METRICS if "_mae_" in key)
+_ERRORS = tuple(quantity.key for quantity in QUANTITIES if "_mae_" in quantity.key)
+_TERMS: dict[Term, str] = {
+    "energy": "energy",
+    "force": "forces",
+    "stress": "stress",
+    "teacher_force": "forces of the teacher",
+    "gradient": "gradient of the energy",
+    "hessian": "Hessian",
+    "atomic_energy": "atomic energies",
+    "feature": "node features",
+}
+_PARTS: tuple[Literal["energy", "force", "stress"], ...] = ("energy", "force", "stress")
+_DISTILLED: dict[Term, str] = {  # what only a teacher can give, and a twin goes without
+    "hessian": "Hessians",
+    "teacher_force": "forces",
+    "atomic_energy": "atomic energies",
+    "feature": "node features",
+}
 _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
@@ -191,31 +222,83 @@ def _one_line(text: str) -> str:
 def _facts(context: CardContext) -> dict[str, str]:
     """What the template's prose names."""
     config, recipe, report = context.config, context.recipe, context.report
-    training = [group.count for group in recipe.structures.groups if group.split == "train"]
-    loss = recipe.loss
+    signals = [word for term, word in _DISTILLED.items() if term in recipe.loss.weights]
     return {
         "name": config.name,
         "purpose": recipe.purpose,
         "architecture": config.architecture.architecture,
         "cutoff": f"{config.architecture.cutoff:g}",
         "parameters": f"{config.parameters:,}",
+        "distilled": f"distilled with the {listed(signals)} of its teacher" if signals else "trained on labels alone",
+        "without": f"without {listed(signals)}" if signals else "in the same way",
         "elements": listed(list(config.domain.elements)),
         "domain_description": "" if config.domain.description == recipe.purpose else config.domain.description,
         "speed": _speed(report),
         "dynamics_limit": _dynamics_limit(report),
         "teacher": config.lineage.teacher,
         "teacher_citation": context.teacher_citation,
+        "teacher_errors": _teacher_errors(report),
+        "untested": "Surfaces, defects, liquids, other phases and other pressures"
+        if any(config.domain.pbc)
+        else "Other molecules, reactions, and molecules that meet others",
         "level_of_theory": config.lineage.level_of_theory,
-        "training_structures": str(sum(training)),
-        "probes": str(recipe.labels.probes_per_structure),
-        "probe_kind": recipe.labels.probes,
+        "training_structures": str(_training_structures(recipe)),
+        "labels": _labels(recipe),
+        "sources": _sources(recipe),
+        "files": f", with {listed(_files(recipe))} in a folder that `ZOO_DATA` names" if _files(recipe) else "",
         "steps": f"{config.lineage.steps:,}",
         "batch": str(recipe.training.batch_size),
-        "weights": f"{loss.energy:g} (energy), {loss.force:g} (forces), {loss.stress:g} (stress) and "
-        f"{loss.hessian:g} (Hessian)",
+        "weights": listed([f"{weight:g} ({_TERMS[term]})" for term, weight in recipe.loss.weights.items()]),
         "code_version": config.lineage.code_version,
         "recipe_short": config.lineage.recipe_sha256[:12],
     }
+
+
+def _training_structures(recipe: Recipe) -> int:
+    groups = [group for group in recipe.structures.groups if group.split == "train"]
+    return sum(group.count * (group.copies if group.kind == "frames" else 1) for group in groups)
+
+
+def _labels(recipe: Recipe) -> str:
+    """What the teacher was asked of each structure."""
+    section, many = recipe.labels, recipe.labels.probes_per_structure
+    products = {
+        "none": [],
+        "dense": ["its whole Hessian"],
+        "rows": [f"{many} rows of its Hessian each"],
+    }.get(section.probes, [f"{many} products of its Hessian each ({section.probes} probes)"])
+    extras = [extra.replace("_", " ") for extra in section.extras]
+    stress = ["stress"] if recipe.loss.stress > 0 else []
+    return listed(["energy", "forces", *stress, *extras, *products])
+
+
+def _sources(recipe: Recipe) -> str:
+    """What the student learned that is not the teacher's, and what it found by itself."""
+    sentences = []
+    if own := [_TERMS[term] for term in _PARTS if loss_from(recipe.loss, term) == "dataset"]:
+        sentences.append(f"Of {listed(own)}, the labels of the data set were learned in the place of the teacher's.")
+    if recipe.exploration is not None:
+        rounds = recipe.exploration.rounds
+        times_more = "once" if rounds == 1 else f"{rounds} times"
+        sentences.append(
+            f"The student then went looking for structures of its own, {times_more}, of which the teacher labelled up "
+            f"to {recipe.exploration.budget}."
+        )
+    return "".join(f" {sentence}" for sentence in sentences)
+
+
+def _files(recipe: Recipe) -> list[str]:
+    """What structures were taken from; of a path on the machine of the author, the name alone."""
+    groups = [group for group in recipe.structures.groups if group.kind == "frames"]
+    return sorted({Path(group.file).name if Path(group.file).is_absolute() else group.file for group in groups})
+
+
+def _teacher_errors(report: Report) -> str:
+    """What is known of the teacher's own errors, in a clause."""
+    error = report.teacher.dataset_force_mae_meV_A
+    if error is None:
+        return "which were not measured here"
+    return f"of which that of forces is {number(error)} meV/Å against the labels of the data set"
 
 
 def _speed(report: Report) -> str:
@@ -228,9 +311,14 @@ def _speed(report: Report) -> str:
 
 def _dynamics_limit(report: Report) -> str:
     run = report.settings.dynamics.get("student")
-    if run is None or report.student.drift_meV_atom_ps is None:
+    if run is None:
         return "Whether its dynamics is stable was not tested."
-    return f"Its dynamics was tested for {run.steps * run.timestep_fs / 1000:g} ps, not for longer."
+    picoseconds = f"{run.steps * run.timestep_fs / 1000:g} ps"
+    if not run.completed:
+        return f"Its dynamics came to an end of its own after {picoseconds}, see the table."
+    if report.student.drift_meV_atom_ps is None:
+        return "Whether its dynamics is stable was not tested."
+    return f"Its dynamics was tested for {picoseconds}, not for longer."
 
 
 def _domain(config: ArtifactConfig) -> str:
@@ -266,7 +354,7 @@ def _table(report: Report) -> str:
     columns: list[Figures] = [getattr(report, engine) for engine in ENGINES]
     rows = [
         (f"{quantity.label} ({quantity.unit})", *(cell(figures, quantity.key) for figures in columns))
-        for quantity in QUANTITIES
+        for quantity in rows_of(report)
     ]
     return _markdown_table(("", *ENGINES), rows)
 
@@ -274,23 +362,24 @@ def _table(report: Report) -> str:
 def _conditions(report: Report) -> Iterator[str]:
     """How the figures were measured, and on what."""
     settings = report.settings
-    if errors := settings.accuracy:
+    yield from _error_conditions(report)
+    if one := settings.vibrations:
         yield (
-            f"Errors: {errors.structures} structures, {errors.atoms} atoms in all ({errors.description}); "
-            f"the Hessian's is of components of H·v, {errors.probes} {errors.probe_kind} probes a structure."
+            f"Vibrations: sorted eigenfrequencies of the mass-weighted Hessian of {one.formula} ({one.atoms} atoms) as "
+            "it stands in the test set, relaxed by none of the three; motions of the whole are left out."
         )
-        if errors.mean_force_meV_A is not None:
-            yield f"Scale: a component of a force in the test set is {errors.mean_force_meV_A:.0f} meV/Å on average."
     if crystal := settings.phonons:
         yield (
             f"Phonons: finite displacements of {crystal.displacement_A:g} Å in {crystal.atoms} atoms, "
             f"{'×'.join(map(str, crystal.mesh))} wave vectors, the same cell for all."
         )
+    start = (
+        "in the first structure of the test set" if crystal is None else "on perfect sites, where half of it remains"
+    )
     for engine, run in settings.dynamics.items():
         yield (
             f"Drift of the {engine}: {run.atoms} atoms, {run.steps * run.timestep_fs / 1000:g} ps in steps "
-            f"of {run.timestep_fs:g} fs, velocities drawn at {run.temperature_K:g} K on perfect sites, "
-            "where half of it remains."
+            f"of {run.timestep_fs:g} fs, velocities drawn at {run.temperature_K:g} K {start}."
         )
     if timing := settings.timing:
         yield (
@@ -301,6 +390,22 @@ def _conditions(report: Report) -> Iterator[str]:
     machine = report.hardware.get("gpu") or report.hardware.get("cpu") or "hardware that was not recorded"
     packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     yield f"Hardware and versions: {machine}; {packages}."
+
+
+def _error_conditions(report: Report) -> Iterator[str]:
+    errors = report.settings.accuracy
+    if errors is None:
+        return
+    products = f"; the Hessian's is of components of H·v, {errors.probes} {errors.probe_kind} probes a structure"
+    yield (
+        f"Errors: {errors.structures} structures, {errors.atoms} atoms in all ({errors.description})"
+        f"{products if errors.probes else ''}."
+    )
+    if errors.mean_force_meV_A is not None:
+        yield f"Scale: a component of a force in the test set is {errors.mean_force_meV_A:.0f} meV/Å on average."
+    if errors.dataset_structures:
+        yield f"Data set: its own labels of {errors.dataset_structures} of these structures; {DATASET_ENERGIES}."
+    yield from asymmetry_remarks(report)
 
 
 def _figure(path: str) -> str:
@@ -332,11 +437,19 @@ def _licence(context: CardContext) -> str:
     for source in lineage.data:
         parts.append(f"The data set {source.name} is under {_licence_link(source.licence)}.")
     if not lineage.data:
-        parts.append("The structures were generated and bring no terms of their own.")
+        parts.append(_unstated_terms(context.recipe))
     sentences = " ".join([*parts, f"The code that runs it, zoo, is under {_licence_link(CODE_LICENCE)}."])
     if lineage.teacher_terms is None:
         return sentences
     return f"{sentences}\n\nThe terms of the teacher oblige its users to repeat:\n\n{_quoted(lineage.teacher_terms)}"
+
+
+def _unstated_terms(recipe: Recipe) -> str:
+    """Of structures without a data set that states its terms."""
+    files = _files(recipe)
+    if not files:
+        return "The structures were generated and bring no terms of their own."
+    return f"Structures are of the files {listed(files)}, whose terms the recipe does not state."
 
 
 def _licence_link(licence: str) -> str:

@@ -340,7 +340,7 @@ def _check_distances(domain: Domain, atoms: Atoms, graph: Graph, title: str) -> 
 def _description(potential: Potential) -> str:
     shape = getattr(potential, "config", None)
     numbers = {} if shape is None else shape.model_dump(exclude={"architecture", "elements", "cutoff"})
-    parts = [f"{value} {key}" for key, value in numbers.items()]
+    parts = [f"{value} {key.replace('_', ' ')}" for key, value in numbers.items() if value]
     parts += [f"cutoff {potential.cutoff:g} Å", f"{count_parameters(potential):,} parameters"]
     return f"{type(potential).__name__}, " + ", ".join(parts)
 

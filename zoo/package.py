@@ -10,12 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase import Atoms
 from tqdm import tqdm
 
 import zoo
 from zoo.artifact import (
     ArtifactConfig,
+    DataSource,
     Domain,
     Lineage,
     Probe,
@@ -30,6 +32,7 @@ from zoo.errors import ConfigError
 from zoo.evaluate.report import Report
 from zoo.hub.card_lint import lint_card
 from zoo.neighbors import build_graph
+from zoo.potential import Prediction
 from zoo.publish import publish
 from zoo.recipe import Lock, Recipe, Split, to_yaml
 from zoo.students import Student
@@ -41,6 +44,8 @@ Samples = Mapping[Split, tuple[list[Atoms], Labels]]
 _CLOSER = 0.95  # of the shortest distance in the training set: still inside the domain
 _MARGIN = 0.05  # of the volume an atom, to both sides
 _NOT_RUN = "(not run yet)"
+_PROBES = 4  # of a structure, at most, in a probe
+_SPELLED_OUT = 20  # atoms, at most, of a molecule that the snippet writes out
 
 
 def package(
@@ -50,7 +55,7 @@ def package(
 
     Raises ConfigError where the card's snippet fails or the card is not one that a hub takes.
     """
-    probe = make_probe(student, samples)
+    probe = make_probe(student, teacher, samples)
     config = make_config(recipe, student, teacher, samples)
     figures = {f"figures/{path.name}": path for path in sorted((run / "evaluation" / "figures").glob("*.png"))}
     files: dict[str, Path | bytes] = {
@@ -63,7 +68,7 @@ def package(
         config=config,
         recipe=recipe,
         weights_sha256=sha256(encode_weights(student, config)).hexdigest(),
-        snippet=snippet(recipe),
+        snippet=snippet(recipe, samples["train"][0][0]),
         snippet_output=_NOT_RUN,
         figures=tuple(figures),
         teacher_citation=teacher.citation,
@@ -107,17 +112,34 @@ def make_domain(recipe: Recipe, structures: Sequence[Atoms]) -> Domain:
     )
 
 
-def make_probe(student: Student, samples: Samples) -> Probe:
-    """The first structure of each split, with what teacher and student say of it."""
+def make_probe(student: Student, teacher: Teacher, samples: Samples) -> Probe:
+    """The first structure of each split, with what teacher and student say of it.
+
+    Labels without Hessian products are made up for: the teacher is asked for one of each. A teacher that gives no
+    energies has zeros there.
+    """
     firsts = [(structures[0], next(iter(labels))) for structures, labels in samples.values()]
     structures = [atoms for atoms, _ in firsts]
-    vectors = [label.probes.double() for _, label in firsts]
+    count = min(_PROBES, *(len(label.probes) for _, label in firsts))
+    if count == 0:
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(1, len(atoms), 3) for atoms in structures]
+        vectors = [2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1 for shape in shapes]
+        told = probe_predictions(teacher.potential, structures, vectors)
+    else:
+        vectors = [label.probes[:count].double() for _, label in firsts]
+        told = [_first_products(label.prediction(), count) for _, label in firsts]
     return Probe(
         structures=structures,
         vectors=vectors,
         engine=probe_predictions(student, structures, vectors),
-        teacher=[label.prediction() for _, label in firsts],
+        teacher=[replace(one, energy=one.energy.nan_to_num()) for one in told],
     )
+
+
+def _first_products(prediction: Prediction, count: int) -> Prediction:
+    assert prediction.hessian_products is not None  # a label has them, be they none
+    return replace(prediction, hessian_products=prediction.hessian_products[:count])
 
 
 def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Samples) -> ArtifactConfig:
@@ -136,20 +158,31 @@ def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Sam
     )
 
 
-def snippet(recipe: Recipe) -> str:
-    """What a user types first, in a folder that holds a hub."""
-    crystal = recipe.structures.crystal
+def snippet(recipe: Recipe, example: Atoms) -> str:
+    """What a user types first, in a folder that holds a hub. ``example`` is a structure of the domain."""
+    imports, atoms, move = _example_lines(recipe, example)
     return (
-        "from ase.build import bulk\n"
-        "import zoo\n\n"
+        f"{imports}import zoo\n\n"
         f'engine = zoo.load("{recipe.name}", hub="./hub")\n'
-        f'atoms = bulk("{crystal.formula}", "{crystal.prototype}", a={crystal.lattice_constant}, cubic=True)\n'
+        f"{atoms}\n"
         "atoms.calc = engine.calculator()\n"
         'print(f"energy        {atoms.get_potential_energy():.4f} eV")\n'
         'print(f"highest mode  {engine.vibrations(atoms).frequencies_THz.max():.2f} THz")\n\n'
-        "atoms.rattle(0.05, seed=0)\n"
+        f"atoms.rattle({move:g}, seed=0)\n"
         'print(f"force         {abs(atoms.get_forces()).max():.3f} eV/Å at most, rattled")\n'
     )
+
+
+def _example_lines(recipe: Recipe, example: Atoms) -> tuple[str, str, float]:
+    """What to import, how to make atoms, and how far they are moved then (Å): not out of a narrow domain."""
+    crystal = recipe.structures.crystal
+    if crystal is not None:
+        made = f'atoms = bulk("{crystal.formula}", "{crystal.prototype}", a={crystal.lattice_constant}, cubic=True)'
+        return "from ase.build import bulk\n", made, 0.05
+    if any(example.pbc) or len(example) > _SPELLED_OUT:
+        return "", "atoms = engine.probe.structures[0].copy()  # one that it was trained on", 0.01
+    rows = "\n".join(f"    [{x:.3f}, {y:.3f}, {z:.3f}]," for x, y, z in example.positions)
+    return "from ase import Atoms\n", f'atoms = Atoms("{example.symbols}", positions=[\n{rows}\n])', 0.01
 
 
 def run_snippet(code: str, model: Path, folder: Path) -> str:
@@ -181,6 +214,7 @@ def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher) -> Lineage:
         teacher_weights_sha256=teacher.weights_sha256,
         teacher_licence_weights=teacher.licence_weights,
         teacher_terms=teacher.terms,
+        data=tuple(DataSource(name=one.name, licence=one.licence) for one in recipe.structures.data),
         level_of_theory=teacher.level_of_theory,
         seed=recipe.seed,
         steps=recipe.training.steps,

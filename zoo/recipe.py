@@ -1,14 +1,17 @@
 """A recipe: everything that decides the numbers of one run, and nothing else. It stands alone and names no code."""
 
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from ase.build import bulk
+from ase.data import atomic_numbers
 from pydantic import Field, PositiveInt, model_validator
 
 from zoo.config import Config, digest, read_yaml
+from zoo.derivatives import Side
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.licences import LICENCES
 from zoo.naming import is_engine_name
@@ -20,6 +23,9 @@ Cells = tuple[PositiveInt, PositiveInt, PositiveInt]
 UnitCell = Literal["conventional", "primitive"]
 Weight = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "float64"]
+Norm = Literal["l2", "l1", "squared", "huber"]
+Source = Literal["teacher", "dataset"]
+Term = Literal["energy", "force", "stress", "teacher_force", "gradient", "hessian", "atomic_energy", "feature"]
 
 
 class TeacherSection(Config):
@@ -89,20 +95,95 @@ class DynamicsGroup(Config):
     friction: float = Field(0.02, gt=0, le=1)  # 1/fs
 
 
-Group = Annotated[RattledGroup | DynamicsGroup, Field(discriminator="kind")]
+class FramesGroup(Config):
+    """Frames of a file, with the labels of its data set where it has them, or displaced copies of frames.
+
+    The file is sought in the folders that ``ZOO_DATA`` names, unless its path is absolute.
+    """
+
+    kind: Literal["frames"]
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    split: Split
+    file: str = Field(min_length=1)  # any format that ASE reads, gzipped or not
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    element: str | None = None  # only frames that hold this element
+    max_atoms: PositiveInt | None = None  # only frames up to this size
+    max_force: float | None = Field(None, gt=0)  # eV/Å; only frames whose labelled force components stay below
+    start: int = Field(0, ge=0)  # the first frame of those that remain
+    stride: PositiveInt = 1
+    count: PositiveInt
+    copies: PositiveInt = 1  # of each frame, each displaced anew
+    displacement: tuple[float, float] = (0.0, 0.0)  # Å, range of the standard deviation of a coordinate
+    strain: float = Field(
+        0.0, ge=0, lt=0.5
+    )  # each diagonal element within ±strain, each off-diagonal within half of it
+    shared: bool = False  # the same frames stand in other splits too, displaced otherwise
+
+    @property
+    def moved(self) -> bool:
+        """Whether frames are displaced, so that the labels of the file are not theirs."""
+        return self.displacement[1] > 0 or self.strain > 0
+
+    def overlaps(self, other: "FramesGroup") -> bool:
+        """Whether a frame belongs to both."""
+        one, two = ((group.sha256, group.element, group.max_atoms, group.max_force) for group in (self, other))
+        if one != two:
+            return self.sha256 == other.sha256
+        frames, others = (
+            range(group.start, group.start + group.stride * group.count, group.stride) for group in (self, other)
+        )
+        return bool(set(frames) & set(others))
+
+    @model_validator(mode="after")
+    def _fits(self) -> "FramesGroup":
+        low, high = self.displacement
+        if not 0 <= low <= high <= 2:
+            raise ValueError("displacement is a range [low, high] with 0 ≤ low ≤ high ≤ 2 Å")
+        if self.copies > 1 and not self.moved:
+            raise ValueError("copies of a frame that is not displaced are all the same; give a displacement")
+        if self.element is not None and self.element not in atomic_numbers:
+            raise ValueError(f"{self.element!r} is not an element")
+        return self
+
+
+class DataSet(Config):
+    """A data set that frames are of, and the terms that it is under."""
+
+    name: str = Field(min_length=1)
+    licence: str  # SPDX
+
+    @model_validator(mode="after")
+    def _known(self) -> "DataSet":
+        if self.licence not in LICENCES:
+            raise ValueError(f"licence {self.licence!r} is unknown; known are {', '.join(LICENCES)}")
+        return self
+
+
+Group = Annotated[RattledGroup | DynamicsGroup | FramesGroup, Field(discriminator="kind")]
 
 
 class StructuresSection(Config):
     """Which structures are learned from, and which are kept for the test. A group never spans two splits."""
 
-    crystal: Crystal
+    crystal: Crystal | None = None  # what rattled and dynamics groups are made of; phonons are measured on it
     groups: tuple[Group, ...]
+    data: tuple[DataSet, ...] = ()  # what the frames of files are of; a student follows their terms
+
+    @property
+    def labelled(self) -> bool:
+        """Whether all structures to train and validate on are frames as they are, with labels of their data set."""
+        learned = [group for group in self.groups if group.split != "test"]
+        return all(group.kind == "frames" and not group.moved for group in learned)
 
     @model_validator(mode="after")
     def _complete(self) -> "StructuresSection":
         names = [group.name for group in self.groups]
         if len(set(names)) != len(names):
             raise ValueError("two groups have the same name")
+        made = [group.name for group in self.groups if group.kind != "frames"]
+        if made and self.crystal is None:
+            raise ValueError(f"group {made[0]} is made of a crystal, and there is none; give structures.crystal")
+        self._check_frames()
         sides: dict[tuple[str, Cells], str] = {}
         for group in self.groups:
             if group.kind == "rattled" and sides.setdefault((group.cell, group.supercell), group.split) != group.split:
@@ -115,37 +196,107 @@ class StructuresSection(Config):
             raise ValueError(f"no group is in the split {', '.join(sorted(missing))}")
         return self
 
+    def _check_frames(self) -> None:
+        """A frame belongs to one split, unless its groups say that they share it."""
+        frames = [group for group in self.groups if group.kind == "frames"]
+        for one, two in combinations(frames, 2):
+            if one.split != two.split and not (one.shared and two.shared) and one.overlaps(two):
+                raise ValueError(
+                    f"groups {one.name} and {two.name} hold the same frames in two splits; choose other frames, or say "
+                    "shared: true in both where they are displaced otherwise"
+                )
+
 
 class LabelsSection(Config):
     """What the teacher is asked beside energy, forces and stress.
 
-    ``rademacher`` stores products of the Hessian with random ±1 vectors, ``rows`` stores randomly chosen rows of it
-    (products with one-hot vectors), as Amin et al. use.
+    ``rademacher`` and ``gaussian`` store products of the Hessian with random vectors, ``rows`` stores randomly chosen
+    rows of it (products with one-hot vectors), ``dense`` all rows, as Amin et al. do; ``none`` stores no product.
     """
 
-    probes: Literal["rademacher", "rows"] = "rademacher"
-    probes_per_structure: PositiveInt = 2
+    probes: Literal["rademacher", "gaussian", "rows", "dense", "none"] = "rademacher"
+    probes_per_structure: PositiveInt = 2  # of dense all, of none not one
+    side: Side = "rows"  # of the Jacobian of a teacher that predicts forces directly; its sides differ
+    forward_mode: bool = False  # columns one by one in forward mode: slower, in a fraction of the memory
+    extras: tuple[Literal["atomic_energies", "features"], ...] = ()  # what else of each atom is stored
     shard_size: PositiveInt = 8  # structures a file
+
+    @property
+    def stored_probes(self) -> int | None:
+        """How many products a structure has; None is as many as it has coordinates."""
+        return {"none": 0, "dense": None}.get(self.probes, self.probes_per_structure)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LabelsSection":
+        if self.forward_mode and self.side != "columns":
+            raise ValueError("forward_mode gives columns; set side: columns, or leave it out")
+        return self
+
+
+class HessianSwitch(Config):
+    """Lowers the weight of the Hessian, once, when the student is almost as good as its teacher.
+
+    That is when the student's validation error of forces against the data set is less than ``within`` above the
+    teacher's (Amin et al., ICLR 2025, as coded: 0.05 and 0.5).
+    """
+
+    within: float = Field(0.05, ge=0)
+    factor: float = Field(0.5, ge=0, lt=1)
 
 
 class LossSection(Config):
-    """Weights λ of the terms, each an L2 norm (Amin et al., ICLR 2025); units eV, Å.
+    """Weights λ of the terms, of which any may be combined; a term that weighs 0 is not computed. Units eV, Å.
 
     The weight of the Hessian belongs to its probes: an atom's part of H·v sums a whole row for random signs, and is
     one element for a one-hot vector. The paper's 5, 100 and 400 (energy, force, Hessian) are for ``rows``; random
     signs want about 20 in the place of 400.
     """
 
-    energy: Weight  # mean over structures of |ΔE| / atoms
-    force: Weight  # mean over atoms of |ΔF|
-    stress: Weight  # mean over structures of |Δσ|; not in the paper
-    hessian: Weight  # mean over (probe, atom) of |ΔH·v|
-    probes_per_step: PositiveInt = 1  # drawn afresh at each step from the stored ones
+    energy: Weight = 0.0  # mean over structures of |ΔE| / atoms
+    force: Weight = 0.0  # mean over atoms of |ΔF|
+    stress: Weight = 0.0  # mean over structures of |Δσ|; not in the paper
+    energy_from: Source = "teacher"  # dataset: the labels of the file, as in the paper
+    force_from: Source = "teacher"
+    stress_from: Source = "teacher"
+    teacher_force: Weight = 0.0  # mean over atoms of |ΔF| from the teacher's, beside those of the data set
+    gradient: Weight = 0.0  # mean over atoms of |∂E/∂r + F*|: ties a direct-force student's energy to forces
+    hessian: Weight = 0.0  # mean over (probe, atom) of |ΔH·v|
+    hessian_from: Literal["stored", "teacher"] = "stored"  # teacher: fresh probes, asked of it at each step
+    hessian_switch: HessianSwitch | None = None
+    probes_per_step: PositiveInt = 1  # drawn afresh at each step, from the stored ones unless the teacher is asked
+    atomic_energy: Weight = 0.0  # mean over atoms of |Δe|, relative to the mean of the element
+    feature: Weight = 0.0  # mean over atoms and channels of the teacher's last node features (n2n)
+    norms: dict[Term, Norm] = Field(default_factory=dict)  # l2 where not given, squared for feature
+    huber_delta: float = Field(0.1, gt=0)  # where huber turns from squared to linear, in units of the term
+
+    @property
+    def weights(self) -> dict[Term, float]:
+        """The terms that weigh something."""
+        return {term: weight for term in get_args(Term) if (weight := getattr(self, term)) > 0}
+
+    def norm(self, term: Term) -> Norm:
+        """The norm of a term's differences."""
+        return self.norms.get(term, "squared" if term == "feature" else "l2")
+
+    def undistilled(self) -> "LossSection":
+        """The same without what only a teacher can give: labels of energies, forces and stress alone."""
+        own = {"teacher_force": 0.0, "hessian": 0.0, "atomic_energy": 0.0, "feature": 0.0, "hessian_switch": None}
+        if self.energy == self.force == self.stress == 0:  # forces of the teacher alone: then it has those
+            own["force"] = self.teacher_force
+        return self.model_copy(update=own)
 
     @model_validator(mode="after")
     def _teaches(self) -> "LossSection":
-        if self.energy == self.force == self.stress == 0:
-            raise ValueError("energy, force and stress all weigh 0, so nothing sets the energy; give one a weight")
+        if self.energy == self.force == self.stress == self.teacher_force == 0:
+            raise ValueError(
+                "energy, force, stress and teacher_force all weigh 0, so nothing sets the forces; weigh one"
+            )
+        if self.hessian_switch is not None and self.force_from == "teacher":
+            raise ValueError(
+                "hessian_switch compares student and teacher with the forces of a data set; set force_from: dataset"
+            )
+        if self.hessian_switch is not None and (self.force == 0 or self.hessian == 0):
+            raise ValueError("hessian_switch wants a weight of force and of hessian; give both, or remove it")
         return self
 
 
@@ -153,7 +304,9 @@ class TrainingSection(Config):
     """How the student is fitted: AdamW, linear warm-up, cosine decay, clipping, and an average of the weights."""
 
     steps: PositiveInt
-    batch_size: PositiveInt = 8  # structures
+    batch_size: PositiveInt = 8  # structures at most
+    batch_atoms: PositiveInt | None = None  # atoms at most; a structure that is larger comes alone
+    batch_edges: PositiveInt | None = None  # edges at most, likewise
     learning_rate: float = Field(2e-3, gt=0, le=1)
     final_learning_rate: float = Field(1e-5, ge=0, le=1)
     warmup_steps: int = Field(50, ge=0)
@@ -164,6 +317,7 @@ class TrainingSection(Config):
     validate_every: PositiveInt = 250
     checkpoint_every: PositiveInt = 100
     dtype: Precision = "float32"
+    compile: bool = False  # the whole step as one compiled graph
 
     @model_validator(mode="after")
     def _falls(self) -> "TrainingSection":
@@ -173,6 +327,33 @@ class TrainingSection(Config):
             )
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(f"final_learning_rate is above learning_rate, {self.learning_rate}")
+        return self
+
+
+class ExplorationSection(Config):
+    """Structures beyond the data set, found by the student, labelled by the teacher, added between rounds of training.
+
+    ``rattle-relax`` displaces training structures at random and relaxes them some steps with the student;
+    ``dynamics`` takes snapshots of the student's molecular dynamics. Structures that have come apart are left out.
+    """
+
+    kind: Literal["rattle-relax", "dynamics"]
+    rounds: PositiveInt = 1  # the student is trained once more after each
+    budget: PositiveInt = 16  # structures that the teacher labels in a round
+    displacement: tuple[float, float] = (0.05, 0.3)  # Å, of rattle-relax
+    relax_steps: PositiveInt = 10  # of rattle-relax, at most
+    temperature: float = Field(500.0, gt=0, le=20000)  # K, of dynamics
+    timestep: float = Field(1.0, gt=0, le=10)  # fs
+    interval: PositiveInt = 50  # steps between snapshots
+    friction: float = Field(0.02, gt=0, le=1)  # 1/fs
+    max_force: float = Field(30.0, gt=0)  # eV/Å; beyond, for student or teacher, a structure is left out
+    closest: float = Field(0.8, gt=0, le=1)  # of the shortest distance in the training set; nearer is left out
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ExplorationSection":
+        low, high = self.displacement
+        if not 0 < low <= high <= 2:
+            raise ValueError("displacement is a range [low, high] with 0 < low ≤ high ≤ 2 Å")
         return self
 
 
@@ -217,6 +398,7 @@ class Recipe(Config):
     student: StudentConfig
     loss: LossSection
     training: TrainingSection
+    exploration: ExplorationSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
     lock: Lock | None = None
 
@@ -228,21 +410,68 @@ class Recipe(Config):
             )
         if self.licence not in LICENCES:
             raise ValueError(f"licence {self.licence!r} is unknown; known are {', '.join(LICENCES)}")
-        cell = bulk(self.structures.crystal.formula, self.structures.crystal.prototype, a=1.0)
-        missing = set(cell.get_chemical_symbols()) - set(self.student.elements)
-        if missing:
-            raise ValueError(f"student.elements lacks {', '.join(sorted(missing))}, which the crystal holds")
-        if self.loss.probes_per_step > self.labels.probes_per_structure:
-            raise ValueError(
-                f"loss.probes_per_step is {self.loss.probes_per_step}, but labels.probes_per_structure "
-                f"only {self.labels.probes_per_structure}"
-            )
+        if self.structures.crystal is not None:
+            cell = bulk(self.structures.crystal.formula, self.structures.crystal.prototype, a=1.0)
+            missing = set(cell.get_chemical_symbols()) - set(self.student.elements)
+            if missing:
+                raise ValueError(f"student.elements lacks {', '.join(sorted(missing))}, which the crystal holds")
+        self._check_signals()
         return self
+
+    def _check_signals(self) -> None:
+        """What the loss wants must be labelled, and the student must be able to give it."""
+        loss, labels = self.loss, self.labels
+        if loss.hessian > 0 and labels.probes == "none":
+            raise ValueError("loss.hessian has a weight, but labels.probes is none; choose probes, or set it to 0")
+        if loss.hessian_from == "teacher" and labels.probes == "dense":
+            raise ValueError("loss.hessian_from is teacher, which draws its own probes; set labels.probes to rows")
+        stored = labels.stored_probes
+        if loss.hessian > 0 and loss.hessian_from == "stored" and stored is not None and loss.probes_per_step > stored:
+            raise ValueError(
+                f"loss.probes_per_step is {loss.probes_per_step}, but labels.probes_per_structure only {stored}; "
+                "lower the one, or raise the other"
+            )
+        for term, extra in (("atomic_energy", "atomic_energies"), ("feature", "features")):
+            if getattr(loss, term) > 0 and extra not in labels.extras:
+                raise ValueError(f"loss.{term} has a weight, but labels.extras lacks {extra}; add it there")
+        for part in ("energy", "force", "stress"):
+            if loss_from(loss, part) == "dataset" and not self.structures.labelled:
+                raise ValueError(
+                    f"loss.{part}_from is dataset, but not all groups to train and validate on are frames of a file as "
+                    "they are; set it to teacher, or leave out the displaced and generated groups"
+                )
+        self._check_student()
+
+    def _check_student(self) -> None:
+        loss, direct = self.loss, self.student.direct
+        if loss.gradient > 0 and not direct:
+            raise ValueError(
+                f"loss.gradient ties the energy of a direct-force student to forces; the forces of "
+                f"{self.student.architecture} are its gradient already: set it to 0"
+            )
+        if direct and loss.force == loss.teacher_force == 0:
+            raise ValueError(
+                f"loss.force and loss.teacher_force weigh 0, but {self.student.architecture} predicts forces, which "
+                "nothing else sets; weigh one"
+            )
+        if loss.stress > 0 and direct:
+            raise ValueError(f"loss.stress has a weight, but {self.student.architecture} gives no stress; set it to 0")
+        if self.exploration is not None and any(
+            loss_from(loss, part) == "dataset" for part in ("energy", "force", "stress")
+        ):
+            raise ValueError("exploration finds structures that no data set has labels of; set loss.*_from to teacher")
 
     @property
     def digest(self) -> str:
         """Hex SHA-256 of what the recipe asks for, whatever its file looks like and its lock says."""
         return digest(self.model_dump(mode="json", exclude={"lock"}))
+
+
+def loss_from(loss: LossSection, part: str) -> Source | None:
+    """Whose labels a term of the loss learns from; None where it weighs nothing."""
+    source: Source = getattr(loss, f"{part}_from")
+    used = getattr(loss, part) > 0 or (part == "force" and loss.gradient > 0)
+    return source if used else None
 
 
 def read_recipe(name_or_path: str | Path) -> Recipe:

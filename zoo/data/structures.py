@@ -1,29 +1,45 @@
-"""Structures that a recipe asks for, made from its seed: strained, sheared, rattled cells and snapshots of dynamics."""
+"""Structures that a recipe asks for, made from its seed: cells strained, sheared and rattled, snapshots of dynamics,
+and frames of files, as they are or displaced."""
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import ase.io
 import numpy as np
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
 from zoo.config import canonical_json
-from zoo.errors import DivergedError, IntegrityError, ZooError
+from zoo.errors import (
+    ConfigError,
+    DivergedError,
+    IntegrityError,
+    LabelError,
+    StructureError,
+    UnknownNameError,
+    ZooError,
+)
 from zoo.files import atomic_write, sha256_file
 from zoo.neighbors import check_structure
 from zoo.ops import deterministic
-from zoo.recipe import Crystal, DynamicsGroup, Group, RattledGroup, Split, UnitCell
+from zoo.potential import Prediction
+from zoo.recipe import Crystal, DynamicsGroup, FramesGroup, Group, RattledGroup, Split, UnitCell
 from zoo.thermal import thermal_velocities
 from zoo.units import ASE_TIME_PER_FS
 
 FORMAT = 1
+DATA_FOLDERS = "ZOO_DATA"  # the variable that names the folders of data sets
 
 
 def structure_digest(atoms: Atoms) -> str:
@@ -49,7 +65,9 @@ def rattled(crystal: Crystal, group: RattledGroup, seed: int) -> list[Atoms]:
     for number in range(group.count):
         random = np.random.default_rng([seed, _name_seed(group.name), number])
         atoms = perfect_crystal(crystal, group.supercell, group.cell)
-        atoms.set_cell(atoms.cell[:] @ (np.eye(3) + _random_strain(group, random)), scale_atoms=True)
+        atoms.set_cell(
+            atoms.cell[:] @ (np.eye(3) + _random_strain(group.strain, group.shear, random)), scale_atoms=True
+        )
         sigma = random.uniform(*group.displacement)
         atoms.positions += random.normal(0.0, sigma, atoms.positions.shape)
         frames.append(atoms)
@@ -87,10 +105,212 @@ def trajectory(crystal: Crystal, group: DynamicsGroup, seed: int, calculator: Ca
     return frames
 
 
-def write_group(folder: Path, group: Group, frames: Sequence[Atoms]) -> Path:
+def find_data(group: FramesGroup) -> Path:
+    """The file of a group, sought in the folders of ``ZOO_DATA``.
+
+    Raises UnknownNameError where it is nowhere, IntegrityError where no file of that name has its digest.
+    """
+    given = os.environ.get(DATA_FOLDERS, "")
+    folders = [Path(folder).expanduser() for folder in given.split(os.pathsep) if folder]
+    places = [Path()] if Path(group.file).is_absolute() else folders
+    found = [path for folder in places if (path := folder / group.file).is_file()]
+    if not found:
+        named = ", ".join(map(str, folders)) or "no folder"
+        raise UnknownNameError(
+            f"group {group.name}: no file {group.file} (SHA-256 {group.sha256}); {DATA_FOLDERS} names {named}: set it "
+            "to the folder that holds the file"
+        )
+    digests = [sha256_file(path) for path in found]
+    if group.sha256 not in digests:
+        raise IntegrityError(
+            f"group {group.name}: {found[0]} has the digest {digests[0]}, expected {group.sha256}; fetch it again, "
+            "or correct sha256 in the recipe if another version of the data set is meant"
+        )
+    return found[digests.index(group.sha256)]
+
+
+def frames(group: FramesGroup, seed: int) -> list[Atoms]:
+    """The frames of a group, each followed by its other copies; those as they are carry the labels of the file.
+
+    A displaced frame depends on the seed, the group's name, its place among the group's frames and the number of its
+    copy alone. Periodicity stays as the file says; the cell of a molecule, which means nothing, is left out. Raises
+    UnknownNameError, IntegrityError, ConfigError where the file holds too few frames or a molecule is to be strained,
+    StructureError and LabelError where a frame holds what is not a number.
+    """
+    path = find_data(group)
+    chosen = list(islice(_passing(path, group), group.start, _stop(group), group.stride))
+    if len(chosen) < group.count:
+        passing = sum(1 for _ in _passing(path, group))
+        raise ConfigError(
+            f"group {group.name} asks for {group.count} frames, one in {group.stride} from frame {group.start} on, but "
+            f"{group.file} has {passing} that pass its filters, which gives {len(chosen)}; lower count, start or stride"
+        )
+    made = []
+    for number, (name, atoms) in enumerate(chosen):
+        _check_frame(group, name, atoms)
+        for copy in range(group.copies):
+            random = np.random.default_rng([seed, _name_seed(group.name), number, copy])
+            made.append(_displaced(group, atoms, random) if group.moved else atoms)
+    return made
+
+
+def _stop(group: FramesGroup) -> int:
+    return group.start + group.stride * (group.count - 1) + 1
+
+
+def _passing(path: Path, group: FramesGroup) -> Iterator[tuple[str, Atoms]]:
+    """The frames of a file that pass the filters of a group, bare but for their labels, and what to call each."""
+    for index, atoms in enumerate(_read(path)):
+        if group.element is not None and group.element not in atoms.symbols:
+            continue
+        if group.max_atoms is not None and len(atoms) > group.max_atoms:
+            continue
+        name = f"frame {index} of {group.file}"
+        if group.max_force is not None and not _largest_force(group, name, atoms) < group.max_force:
+            continue
+        yield name, _bare(atoms)
+
+
+def _read(path: Path) -> Iterator[Atoms]:
+    """All frames of a file, one at a time where its format allows. Raises IntegrityError for what ASE cannot read."""
+    try:
+        yield from ase.io.iread(path, index=":")
+    except Exception as error:  # each format of ASE has errors of its own
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise IntegrityError(
+            f"{path} cannot be read by ASE ({problem}); give a file of one of its formats, with an ending that tells it"
+        ) from error
+
+
+def _largest_force(group: FramesGroup, name: str, atoms: Atoms) -> float:
+    forces = {} if atoms.calc is None else atoms.calc.results
+    if forces.get("forces") is None:
+        raise LabelError(f"group {group.name} has a max_force, but {name} has no forces; remove max_force")
+    return float(np.abs(forces["forces"]).max())
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    """What a potential sees of a frame, and its labels; constraints, momenta and other columns are left out."""
+    cell = atoms.cell if any(atoms.pbc) else None
+    bare = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc)
+    results = {} if atoms.calc is None else atoms.calc.results
+    labels = {key: results[key] for key in ("energy", "forces", "stress") if results.get(key) is not None}
+    if "stress" in labels and np.shape(labels["stress"]) == (3, 3):
+        labels["stress"] = full_3x3_to_voigt_6_stress(labels["stress"])
+    if labels:
+        bare.calc = SinglePointCalculator(bare, **labels)
+    return bare
+
+
+def _check_frame(group: FramesGroup, name: str, atoms: Atoms) -> None:
+    try:
+        check_structure(atoms)
+    except StructureError as error:
+        raise StructureError(f"group {group.name}: {name}: {error}") from error
+    labels = {} if atoms.calc is None or group.moved else atoms.calc.results
+    for key, value in labels.items():
+        if not np.isfinite(value).all():
+            raise LabelError(
+                f"group {group.name}: the {key} of {name} is not a finite number; choose other frames, or repair it"
+            )
+    if group.strain > 0 and not all(atoms.pbc):
+        raise ConfigError(
+            f"group {group.name} has a strain, but {name} ({atoms.symbols}) is not periodic in all three directions; "
+            "set its strain to 0, or choose other frames"
+        )
+
+
+def _displaced(group: FramesGroup, atoms: Atoms, random: np.random.Generator) -> Atoms:
+    """A copy without labels, strained, then each coordinate moved by a normal draw."""
+    moved = Atoms(atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc)
+    if group.strain > 0:
+        strain = _random_strain(group.strain, group.strain / 2, random)
+        moved.set_cell(moved.cell[:] @ (np.eye(3) + strain), scale_atoms=True)
+    sigma = random.uniform(*group.displacement)
+    moved.positions += random.normal(0.0, sigma, moved.positions.shape)
+    return moved
+
+
+def check_elements(group: Group, structures: Sequence[Atoms], elements: Sequence[str]) -> None:
+    """Raises ConfigError where a group holds an element that the student does not know."""
+    held = {symbol for atoms in structures for symbol in atoms.get_chemical_symbols()}
+    if missing := sorted(held - set(elements)):
+        raise ConfigError(
+            f"group {group.name} holds {', '.join(missing)}, which student.elements lacks; add what is missing there, "
+            "or choose other frames"
+        )
+
+
+def check_splits(folder: Path, groups: Sequence[Group]) -> None:
+    """Raises ConfigError where a structure stands in two splits, or where some are periodic otherwise than others."""
+    splits: dict[str, Group] = {}
+    first: tuple[str, Group] | None = None
+    for group in groups:
+        for atoms in read_group(folder, group):
+            other = splits.setdefault(structure_digest(atoms), group)
+            if other.split != group.split:
+                raise ConfigError(
+                    f"groups {other.name} and {group.name} hold the same {atoms.symbols} in two splits; choose other "
+                    "frames, or displace them"
+                )
+            periodic = "pbc {} {} {}".format(*atoms.pbc)
+            first = first or (periodic, group)
+            if periodic != first[0]:
+                raise ConfigError(
+                    f"group {first[1].name} has {first[0]}, group {group.name} {periodic}; an engine is for one kind: "
+                    "put molecules and crystals into two recipes"
+                )
+
+
+def dataset_prediction(atoms: Atoms) -> Prediction | None:
+    """The labels of a structure's own data set as a prediction of a batch of one; None where it has none.
+
+    Energy and forces are float64, a stress that is not given is NaN. Raises LabelError for energy without forces,
+    or forces without energy.
+    """
+    labels = {} if atoms.calc is None else atoms.calc.results
+    energy, forces = labels.get("energy"), labels.get("forces")
+    if energy is None and forces is None:
+        return None
+    if energy is None or forces is None:
+        lacking = "energy" if energy is None else "forces"
+        raise LabelError(
+            f"{_belonging(atoms)} has labels without {lacking}; give a file whose frames have energy and forces, or "
+            "set loss.*_from to teacher"
+        )
+    stress = np.full((3, 3), np.nan)
+    if labels.get("stress") is not None and all(atoms.pbc):
+        stress = voigt_6_to_full_3x3_stress(labels["stress"])
+    return Prediction(
+        energy=torch.tensor([float(energy)], dtype=torch.float64),
+        forces=torch.from_numpy(np.array(forces, dtype=np.float64)),
+        stress=torch.from_numpy(np.array(stress, dtype=np.float64))[None],
+    )
+
+
+def dataset_predictions(structures: Sequence[Atoms]) -> list[Prediction]:
+    """The labels of the data set of each structure. Raises LabelError where one has none."""
+    found = []
+    for atoms in structures:
+        prediction = dataset_prediction(atoms)
+        if prediction is None:
+            raise LabelError(
+                f"{_belonging(atoms)} has no labels of its data set; give a file whose frames have energy and forces, "
+                "or set loss.*_from to teacher"
+            )
+        found.append(prediction)
+    return found
+
+
+def _belonging(atoms: Atoms) -> str:
+    """A structure by the group that it was written in."""
+    return f"{atoms.symbols} of group {atoms.info['group']}" if "group" in atoms.info else str(atoms.symbols)
+
+
+def write_group(folder: Path, group: Group, structures: Sequence[Atoms]) -> Path:
     """Writes a group as extended XYZ, whole or not at all."""
     text = io.StringIO()
-    for atoms in frames:
+    for atoms in structures:
         check_structure(atoms)
         atoms.info = {"group": group.name, "split": group.split}
         ase.io.write(text, atoms, format="extxyz")
@@ -107,24 +327,25 @@ def write_manifest(folder: Path, groups: Sequence[Group]) -> None:
 
 def read_split(folder: Path, groups: Sequence[Group], split: Split) -> list[Atoms]:
     """All structures of one split, in the order of the groups. Raises IntegrityError for an altered file."""
+    return [atoms for group in groups if group.split == split for atoms in read_group(folder, group)]
+
+
+def read_group(folder: Path, group: Group) -> list[Atoms]:
+    """The structures of a group, with the labels that they were written with. Raises IntegrityError."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    frames: list[Atoms] = []
-    for group in groups:
-        if group.split != split:
-            continue
-        path = folder / f"{group.name}.extxyz"
-        if not path.is_file() or sha256_file(path) != manifest["files"].get(path.name):
-            raise IntegrityError(
-                f"{path} is missing or was changed since it was made; delete the folder {folder} and run the same again"
-            )
-        frames += ase.io.read(path, index=":", format="extxyz")
-    return frames
+    path = folder / f"{group.name}.extxyz"
+    if not path.is_file() or sha256_file(path) != manifest["files"].get(path.name):
+        raise IntegrityError(
+            f"{path} is missing or was changed since it was made; delete the folder {folder} and run the same again"
+        )
+    structures: list[Atoms] = ase.io.read(path, index=":", format="extxyz")
+    return structures
 
 
-def _random_strain(group: RattledGroup, random: np.random.Generator) -> np.ndarray:
+def _random_strain(largest: float, shear: float, random: np.random.Generator) -> np.ndarray:
     """(3, 3) symmetric, dimensionless"""
-    strain = np.diag(random.uniform(-group.strain, group.strain, 3))
-    upper = random.uniform(-group.shear, group.shear, 3)
+    strain = np.diag(random.uniform(-largest, largest, 3))
+    upper = random.uniform(-shear, shear, 3)
     for value, (row, column) in zip(upper, ((0, 1), (0, 2), (1, 2)), strict=True):
         strain[row, column] = strain[column, row] = value
     return strain

@@ -1,7 +1,8 @@
-"""How far a potential is from its labels."""
+"""How far a potential is from its labels, and from those of a data set."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from ase import Atoms
 from torch import Tensor
 from tqdm import tqdm
 
+from zoo.data.structures import dataset_prediction
+from zoo.derivatives import Side
 from zoo.errors import DivergedError, LabelError
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, Prediction
@@ -25,7 +28,7 @@ class Accuracy:
     large structure counts for more than a small one; the mean over energies is over structures.
     """
 
-    energy_mae_meV_atom: float
+    energy_mae_meV_atom: float | None  # None where the labels have no energy
     force_mae_meV_A: float | None  # mean over (atom, axis)
     stress_mae_GPa: float | None  # mean over the nine components of structures that have a stress
     hessian_mae_eV_A2: float | None  # mean over (probe, atom, axis) of |Hv − H'v|
@@ -37,15 +40,27 @@ class Accuracy:
     atoms: int
 
 
+@dataclass(frozen=True)
+class DatasetErrors:
+    """Mean absolute errors against the labels of a data set, which is at another level of theory."""
+
+    energy_mae_meV_atom: float | None  # mean over structures; None where no composition has two of them
+    force_mae_meV_A: float  # mean over (atom, axis)
+    structures: int  # that have such labels
+
+
 def accuracy(
     potential: Potential,
     structures: Sequence[Atoms],
     labels: Sequence[Prediction],
     probes: Sequence[Tensor] = (),
     *,
+    side: Side = "rows",
     atoms_at_once: int = ATOMS_AT_ONCE,
 ) -> Accuracy:
     """Errors on structures, each with its label and, for Hessians, its probes (probes, atoms, 3).
+
+    ``side`` is that of the labels, where they are of a Jacobian that is not symmetric.
 
     The Hessian error depends on the kind of probe. For v of random signs, an element of H·v sums a whole row
     of H: its error is the root of the summed squares of the row's errors (where they are independent), which
@@ -58,10 +73,45 @@ def accuracy(
     progress = tqdm(total=len(structures), desc="test set", unit="structure", delay=2)
     with progress:
         for chunk in _chunks(structures, probes, atoms_at_once):
-            predictions += _predict(potential, structures[chunk], probes[chunk], labels[chunk.start].stress is not None)
+            stress = labels[chunk.start].stress is not None
+            predictions += _predict(potential, structures[chunk], probes[chunk], stress, side)
             progress.update(chunk.stop - chunk.start)
-    _check_finite(structures, predictions)
+    _check_finite(structures, predictions, potential.traits.energies)
     return _compare(structures, labels, predictions)
+
+
+def against_dataset(structures: Sequence[Atoms], energies: np.ndarray, forces: np.ndarray) -> DatasetErrors | None:
+    """Errors against the labels that structures brought from their data set; None where none brought any.
+
+    energies (structures,) eV/atom, forces (atoms, 3) eV/Å. Levels of theory differ in the zero of each element, so the
+    mean difference of energies over all structures of one composition is taken away from each of them. A composition
+    that occurs once would then always be right, and does not count. Raises LabelError for labels without forces.
+    """
+    stops = np.cumsum([len(atoms) for atoms in structures])
+    offsets: dict[str, list[float]] = {}
+    errors = []
+    for atoms, energy, own in zip(structures, energies, np.split(forces, stops[:-1]), strict=True):
+        label = dataset_prediction(atoms)
+        if label is None or label.forces is None:
+            continue
+        errors.append(np.abs(own - label.forces.numpy()).ravel())
+        offsets.setdefault(_composition(atoms), []).append(energy - label.energy.item() / len(atoms))
+    if not errors:
+        return None
+    repeated = [np.array(many) for many in offsets.values() if len(many) > 1]
+    spread = float(np.concatenate([np.abs(many - many.mean()) for many in repeated]).mean()) if repeated else np.nan
+    return DatasetErrors(
+        energy_mae_meV_atom=None if np.isnan(spread) else spread * MEV_PER_EV,
+        force_mae_meV_A=float(np.concatenate(errors).mean()) * MEV_PER_EV,
+        structures=len(errors),
+    )
+
+
+def _composition(atoms: Atoms) -> str:
+    """The formula of the smallest whole numbers: the same for a cell and its supercell."""
+    counts = atoms.symbols.formula.count()
+    divisor = gcd(*counts.values())
+    return " ".join(f"{symbol}{count // divisor}" for symbol, count in sorted(counts.items()))
 
 
 def _compare(structures: Sequence[Atoms], labels: Sequence[Prediction], made: Sequence[Prediction]) -> Accuracy:
@@ -71,8 +121,9 @@ def _compare(structures: Sequence[Atoms], labels: Sequence[Prediction], made: Se
     forces = [(label.forces, own.forces) for label, own in pairs]
     stress = _mean_error([(label.stress, own.stress) for label, own in pairs])
     force = _mean_error(forces)
+    difference = float(np.abs(energy - true_energy).mean())  # NaN where either has no energies
     return Accuracy(
-        energy_mae_meV_atom=float(np.abs(energy - true_energy).mean()) * MEV_PER_EV,
+        energy_mae_meV_atom=None if np.isnan(difference) else difference * MEV_PER_EV,
         force_mae_meV_A=None if force is None else force * MEV_PER_EV,
         stress_mae_GPa=None if stress is None else stress * GPA_PER_EV_A3,
         hessian_mae_eV_A2=_mean_error([(label.hessian_products, own.hessian_products) for label, own in pairs]),
@@ -105,11 +156,12 @@ def _stacked(tensors: Sequence[Tensor | None]) -> np.ndarray:
 
 
 def _predict(
-    potential: Potential, structures: Sequence[Atoms], probes: Sequence[Tensor], stress: bool
+    potential: Potential, structures: Sequence[Atoms], probes: Sequence[Tensor], stress: bool, side: Side
 ) -> list[Prediction]:
     graph = build_graph(structures, potential.cutoff, dtype=potential.dtype, device=potential.device)
-    joined = torch.cat(list(probes), dim=1).to(potential.device, potential.dtype) if probes else None
-    prediction = potential.predict(graph, stress=stress, probes=joined).cpu()
+    asked = bool(probes) and len(probes[0]) > 0
+    joined = torch.cat(list(probes), dim=1).to(potential.device, potential.dtype) if asked else None
+    prediction = potential.predict(graph, stress=stress, probes=joined, side=side).cpu()
     return prediction.split([len(atoms) for atoms in structures])
 
 
@@ -141,9 +193,9 @@ def _check(structures: Sequence[Atoms], labels: Sequence[Prediction], probes: Se
             raise LabelError(f"label {index} was made with other probes than those given; label it again")
 
 
-def _check_finite(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> None:
+def _check_finite(structures: Sequence[Atoms], predictions: Sequence[Prediction], energies: bool) -> None:
     for index, prediction in enumerate(predictions):
-        parts = (prediction.energy, prediction.forces, prediction.hessian_products)
+        parts = (prediction.energy if energies else None, prediction.forces, prediction.hessian_products)
         if not all(part is None or bool(part.isfinite().all()) for part in parts):
             raise DivergedError(
                 f"the prediction for structure {index} ({structures[index].symbols}) is not finite; "

@@ -16,13 +16,15 @@ from tqdm import tqdm
 from zoo.calculator import ZooCalculator
 from zoo.config import write_json
 from zoo.data.labels import Labels
-from zoo.data.structures import perfect_crystal
-from zoo.errors import MissingPackageError, ZooError
-from zoo.evaluate.accuracy import Accuracy, accuracy
+from zoo.data.structures import dataset_prediction, perfect_crystal
+from zoo.derivatives import asymmetry
+from zoo.errors import CapabilityError, LabelError, MissingPackageError, ZooError
+from zoo.evaluate.accuracy import Accuracy, DatasetErrors, accuracy, against_dataset
 from zoo.evaluate.dynamics import Dynamics, nve
 from zoo.evaluate.elasticity import Elasticity, equation_of_state
 from zoo.evaluate.environment import hardware, versions
 from zoo.evaluate.figures import energy_drift, force_parity, learning_curve, phonon_bands
+from zoo.evaluate.modes import LARGEST, mode_frequencies, mode_mae
 from zoo.evaluate.phonons import DISPLACEMENT, MESH, Bands, Phonons, phonon_mae, phonons
 from zoo.evaluate.report import (
     REFERENCE,
@@ -34,17 +36,23 @@ from zoo.evaluate.report import (
     Report,
     Settings,
     TimingSettings,
+    VibrationSettings,
     speedup,
 )
 from zoo.evaluate.speed import Timing, time_calls
+from zoo.neighbors import build_graph
 from zoo.potential import Potential
-from zoo.recipe import Recipe
+from zoo.recipe import Cells, Crystal, Recipe
 from zoo.students import Student
 from zoo.units import MEV_PER_EV
 
 M = TypeVar("M")
 
 ERRORS = ("energy_mae_meV_atom", "force_mae_meV_A", "stress_mae_GPa", "hessian_mae_eV_A2")
+DATASET = ("dataset_energy_mae_meV_atom", "dataset_force_mae_meV_A")
+PHONONS = ("phonon_mae_THz", "max_frequency_THz")
+ELASTICITY = ("lattice_constant_A", "bulk_modulus_GPa")
+NO_CRYSTAL = "the recipe has no crystal"
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,19 @@ class Contest:
     def engines(self) -> dict[EngineName, Potential]:
         return {"teacher": self.teacher, "student": self.student, "twin": self.twin}
 
+    @property
+    def vibrating(self) -> Atoms | None:
+        """The test structure whose eigenfrequencies are compared."""
+        return next((atoms for atoms in self.structures if 1 < len(atoms) <= LARGEST), None)
+
 
 @dataclass(frozen=True)
 class Measurements:
     """What was measured, by engine; what could not be is missing here and has its reason."""
 
     accuracy: dict[EngineName, Accuracy]  # of student and twin; the teacher is the reference
+    dataset: dict[EngineName, DatasetErrors]
+    modes: dict[EngineName, np.ndarray]  # (modes,) THz
     phonons: dict[EngineName, Phonons]
     elasticity: dict[EngineName, Elasticity]
     dynamics: dict[EngineName, Dynamics]
@@ -82,13 +97,19 @@ def compare(contest: Contest, folder: Path) -> Report:
     A measurement that fails for one engine, such as the equation of state of a twin that has no minimum, does not
     stop the others; its reason stands in the report. Raises MissingPackageError.
     """
-    reasons: dict[EngineName, dict[str, str]] = {name: {} for name in contest.engines}
+    absent = _absent(contest)
+    reasons: dict[EngineName, dict[str, str]] = {name: dict(absent) for name in contest.engines}
+    errors = _each(contest, reasons, ERRORS, _accuracy, without="teacher")
     measured = Measurements(
-        accuracy=_each(contest, reasons, ERRORS, _accuracy, without="teacher"),
-        phonons=_each(contest, reasons, ("phonon_mae_THz", "max_frequency_THz"), _phonons),
-        elasticity=_each(contest, reasons, ("lattice_constant_A", "bulk_modulus_GPa"), _elasticity),
+        accuracy=errors,
+        dataset=_each(
+            contest, reasons, DATASET, lambda contest, name: _against_dataset(contest, errors.get(name), name)
+        ),
+        modes=_each(contest, reasons, ("mode_mae_THz",), _modes),
+        phonons=_each(contest, reasons, PHONONS, _phonons),
+        elasticity=_each(contest, reasons, ELASTICITY, _elasticity),
         dynamics=_each(contest, reasons, ("drift_meV_atom_ps",), _dynamics),
-        timing=_timing(contest),
+        timing=_timing(contest, reasons),
         reasons=reasons,
     )
     report = _report(contest, measured)
@@ -104,6 +125,29 @@ def require_packages() -> None:
         raise MissingPackageError(f"evaluation needs {' and '.join(missing)}; run: pip install {' '.join(missing)}")
 
 
+def _absent(contest: Contest) -> dict[str, str]:
+    """What is measured of no engine, and why."""
+    absent: dict[str, str] = {}
+    traits, structures = contest.teacher.traits, contest.structures
+    if contest.recipe.structures.crystal is None:
+        absent |= dict.fromkeys((*PHONONS, *ELASTICITY), NO_CRYSTAL)
+        if contest.vibrating is None:
+            absent["mode_mae_THz"] = f"no test structure has 2 to {LARGEST} atoms"
+    else:
+        absent["mode_mae_THz"] = "phonons tell more of a crystal"
+    if not traits.energies:
+        absent["energy_mae_meV_atom"] = "the teacher gives no energies"
+    if not any(all(atoms.pbc) for atoms in structures):
+        absent["stress_mae_GPa"] = "the test structures have no volume"
+    elif not traits.stress:
+        absent["stress_mae_GPa"] = "the teacher gives no stress"
+    if contest.recipe.labels.probes == "none":
+        absent["hessian_mae_eV_A2"] = "the labels hold no Hessian products"
+    if all(atoms.calc is None for atoms in structures):
+        absent |= dict.fromkeys(DATASET, "the test structures bring no labels of a data set")
+    return absent
+
+
 def _each(
     contest: Contest,
     reasons: dict[EngineName, dict[str, str]],
@@ -113,7 +157,7 @@ def _each(
 ) -> dict[EngineName, M]:
     found: dict[EngineName, M] = {}
     for name in contest.engines:
-        if name == without:
+        if name == without or all(key in reasons[name] for key in keys):
             continue
         try:
             found[name] = measure(contest, name)
@@ -127,7 +171,30 @@ def _each(
 def _accuracy(contest: Contest, name: EngineName) -> Accuracy:
     labels = list(contest.labels)
     predictions = [label.prediction() for label in labels]
-    return accuracy(contest.engines[name], contest.structures, predictions, [label.probes for label in labels])
+    probes = [label.probes for label in labels]
+    side = contest.recipe.labels.side
+    return accuracy(contest.engines[name], contest.structures, predictions, probes, side=side)
+
+
+def _against_dataset(contest: Contest, own: Accuracy | None, name: EngineName) -> DatasetErrors:
+    """Of the teacher its labels are compared, of the others what they were just asked."""
+    if name == "teacher":
+        energies = np.array([label.energy.item() / len(label.forces) for label in contest.labels])
+        forces = torch.cat([label.forces for label in contest.labels]).double().numpy()
+    elif own is None:
+        raise LabelError("its errors could not be measured")
+    else:
+        energies, forces = own.energies, own.forces
+    found = against_dataset(contest.structures, energies, forces)
+    if found is None:
+        raise LabelError("the test structures bring no labels of a data set")
+    return found
+
+
+def _modes(contest: Contest, name: EngineName) -> np.ndarray:
+    assert contest.vibrating is not None  # otherwise nobody asks
+    with in_float64(contest.engines[name]) as potential:
+        return mode_frequencies(potential, contest.vibrating)
 
 
 def _phonons(contest: Contest, name: EngineName) -> Phonons:
@@ -135,8 +202,11 @@ def _phonons(contest: Contest, name: EngineName) -> Phonons:
 
 
 def phonons_of(recipe: Recipe, potential: Potential) -> Phonons:
-    """Phonons of the recipe's crystal, in float64: finite displacements of float32 forces would show its noise."""
-    crystal = recipe.structures.crystal
+    """Phonons of the recipe's crystal, in float64: finite displacements of float32 forces would show its noise.
+
+    Raises CapabilityError where the recipe has no crystal.
+    """
+    crystal = _crystal(recipe)
     primitive = perfect_crystal(crystal, cell="primitive")
     large = perfect_crystal(crystal, recipe.evaluation.phonon_supercell)
     matrix = np.rint(large.cell[:] @ np.linalg.inv(primitive.cell[:])).astype(int)
@@ -144,17 +214,30 @@ def phonons_of(recipe: Recipe, potential: Potential) -> Phonons:
         return phonons(potential, primitive, matrix)
 
 
+def _crystal(recipe: Recipe) -> Crystal:
+    if recipe.structures.crystal is None:
+        raise CapabilityError(f"{NO_CRYSTAL}; give structures.crystal")
+    return recipe.structures.crystal
+
+
 def _elasticity(contest: Contest, name: EngineName) -> Elasticity:
+    _require_energies(contest.engines[name])
     with in_float64(contest.engines[name]) as potential:
-        return equation_of_state(potential, perfect_crystal(contest.recipe.structures.crystal))
+        return equation_of_state(potential, perfect_crystal(_crystal(contest.recipe)))
+
+
+def _require_energies(potential: Potential) -> None:
+    if not potential.traits.energies:
+        raise CapabilityError("it gives no energies")
 
 
 def _dynamics(contest: Contest, name: EngineName) -> Dynamics:
     section = contest.recipe.evaluation
-    steps, supercell = _dynamics_size(contest.recipe, name)
+    steps, atoms = _dynamics_size(contest, name)
+    _require_energies(contest.engines[name])
     with tqdm(total=steps, desc=f"NVE dynamics, {name}", unit="step", delay=2) as bar:
         return nve(
-            perfect_crystal(contest.recipe.structures.crystal, supercell),
+            atoms,
             ZooCalculator(contest.engines[name]),
             temperature_K=section.initial_temperature,
             timestep_fs=section.dynamics_timestep,
@@ -164,19 +247,29 @@ def _dynamics(contest: Contest, name: EngineName) -> Dynamics:
         )
 
 
-def _dynamics_size(recipe: Recipe, name: EngineName) -> tuple[int, tuple[int, int, int]]:
-    """Steps and supercell of a run; the teacher is slow and has its own."""
-    section = recipe.evaluation
-    if name == "teacher":
-        return section.teacher_dynamics_steps, section.teacher_dynamics_supercell
-    return section.dynamics_steps, section.dynamics_supercell
-
-
-def _timing(contest: Contest) -> dict[str, Timing]:
+def _dynamics_size(contest: Contest, name: EngineName) -> tuple[int, Atoms]:
+    """Steps and start of a run; the teacher is slow and has its own."""
     section = contest.recipe.evaluation
+    if name == "teacher":
+        return section.teacher_dynamics_steps, _scene(contest, section.teacher_dynamics_supercell)
+    return section.dynamics_steps, _scene(contest, section.dynamics_supercell)
+
+
+def _scene(contest: Contest, supercell: Cells) -> Atoms:
+    """What dynamics starts from and calls are timed on: the crystal, without one the first test structure."""
+    crystal = contest.recipe.structures.crystal
+    return contest.structures[0].copy() if crystal is None else perfect_crystal(crystal, supercell)
+
+
+def _timing(contest: Contest, reasons: dict[EngineName, dict[str, str]]) -> dict[str, Timing]:
+    """Of the engines that ASE can ask, which takes energies."""
+    section = contest.recipe.evaluation
+    able = {name: potential for name, potential in contest.engines.items() if potential.traits.energies}
+    for name in contest.engines.keys() - able.keys():
+        reasons[name]["ms_per_call"] = "it gives no energies"
     return time_calls(
-        {name: ZooCalculator(potential) for name, potential in contest.engines.items()},
-        perfect_crystal(contest.recipe.structures.crystal, section.timing_supercell),
+        {name: ZooCalculator(potential) for name, potential in able.items()},
+        _scene(contest, section.timing_supercell),
         repeats=section.timing_repeats,
         generator=np.random.default_rng(contest.recipe.seed),
         threads=section.timing_threads,
@@ -207,20 +300,22 @@ def _figures(name: EngineName, measured: Measurements) -> Figures:
     values: dict[str, float | None] = {}
     reasons = dict(measured.reasons[name])
     if name == "teacher":
-        reasons |= dict.fromkeys((*ERRORS, "phonon_mae_THz"), REFERENCE)
+        reasons = dict.fromkeys((*ERRORS, "phonon_mae_THz", "mode_mae_THz"), REFERENCE) | reasons
     elif name in measured.accuracy:
         values |= {key: getattr(measured.accuracy[name], key) for key in ERRORS}
-    if name in measured.phonons:
-        values["max_frequency_THz"] = measured.phonons[name].max_frequency_THz
-    if name != "teacher" and {name, "teacher"} <= measured.phonons.keys():
-        values["phonon_mae_THz"] = phonon_mae(measured.phonons["teacher"], measured.phonons[name])
+    values |= _harmonic_figures(name, measured)
+    if name in measured.dataset:
+        values["dataset_energy_mae_meV_atom"] = measured.dataset[name].energy_mae_meV_atom
+        values["dataset_force_mae_meV_A"] = measured.dataset[name].force_mae_meV_A
+        reasons.setdefault("dataset_energy_mae_meV_atom", "no composition occurs twice in the test set, or no energies")
     if name in measured.elasticity:
         values["lattice_constant_A"] = measured.elasticity[name].lattice_constant_A
         values["bulk_modulus_GPa"] = measured.elasticity[name].bulk_modulus_GPa
     if name in measured.dynamics:
         values["drift_meV_atom_ps"] = measured.dynamics[name].drift_meV_atom_ps
         reasons |= {"drift_meV_atom_ps": measured.dynamics[name].reason or ""}
-    values["ms_per_call"] = measured.timing[name].median_ms
+    if name in measured.timing:
+        values["ms_per_call"] = measured.timing[name].median_ms
     return Figures.of(
         {key: value for key, value in values.items() if value is not None},
         reasons,
@@ -228,26 +323,29 @@ def _figures(name: EngineName, measured: Measurements) -> Figures:
     )
 
 
+def _harmonic_figures(name: EngineName, measured: Measurements) -> dict[str, float | None]:
+    """Of phonons and of the vibrations of one structure."""
+    values: dict[str, float | None] = {}
+    if name in measured.phonons:
+        values["max_frequency_THz"] = measured.phonons[name].max_frequency_THz
+    if name != "teacher" and {name, "teacher"} <= measured.phonons.keys():
+        values["phonon_mae_THz"] = phonon_mae(measured.phonons["teacher"], measured.phonons[name])
+    if name != "teacher" and {name, "teacher"} <= measured.modes.keys():
+        values["mode_mae_THz"] = mode_mae(measured.modes["teacher"], measured.modes[name])
+    return values
+
+
 def _settings(contest: Contest, measured: Measurements) -> Settings:
-    section, crystal = contest.recipe.evaluation, contest.recipe.structures.crystal
+    section, vibrating = contest.recipe.evaluation, contest.vibrating
     return Settings(
-        accuracy=AccuracySettings(
-            structures=len(contest.structures),
-            atoms=sum(len(atoms) for atoms in contest.structures),
-            mean_force_meV_A=_mean_force(contest),
-            probes=contest.recipe.labels.probes_per_structure,
-            probe_kind=contest.recipe.labels.probes,
-            description=_test_split(contest.recipe),
-        ),
-        phonons=PhononSettings(
-            atoms=len(perfect_crystal(crystal, section.phonon_supercell)),
-            displacement_A=DISPLACEMENT,
-            mesh=MESH,
-            lattice_constant_A=crystal.lattice_constant,
-        ),
-        dynamics={name: _dynamics_settings(contest.recipe, name, run) for name, run in measured.dynamics.items()},
+        accuracy=_accuracy_settings(contest),
+        vibrations=VibrationSettings(formula=str(vibrating.symbols), atoms=len(vibrating))
+        if measured.modes and vibrating is not None
+        else None,
+        phonons=_phonon_settings(contest.recipe),
+        dynamics={name: _dynamics_settings(contest, name, run) for name, run in measured.dynamics.items()},
         timing=TimingSettings(
-            atoms=len(perfect_crystal(crystal, section.timing_supercell)),
+            atoms=len(_scene(contest, section.timing_supercell)),
             repeats=section.timing_repeats,
             threads=section.timing_threads,
             device=str(contest.student.device),
@@ -257,18 +355,55 @@ def _settings(contest: Contest, measured: Measurements) -> Settings:
     )
 
 
+def _accuracy_settings(contest: Contest) -> AccuracySettings:
+    return AccuracySettings(
+        structures=len(contest.structures),
+        atoms=sum(len(atoms) for atoms in contest.structures),
+        mean_force_meV_A=_mean_force(contest),
+        probes=max(len(label.probes) for label in contest.labels),
+        probe_kind=contest.recipe.labels.probes,
+        description=_test_split(contest.recipe),
+        dataset_structures=sum(dataset_prediction(atoms) is not None for atoms in contest.structures),
+        teacher_asymmetry=teacher_asymmetry(contest),
+    )
+
+
+def teacher_asymmetry(contest: Contest) -> float | None:
+    """Of the Jacobian of its forces, in the smallest test structure; None where they are a gradient."""
+    if contest.teacher.traits.conservative:
+        return None
+    smallest = min(contest.structures, key=len)
+    with in_float64(contest.teacher) as teacher:
+        graph = build_graph(smallest, teacher.cutoff, dtype=teacher.dtype, device=teacher.device)
+        return asymmetry(teacher.hessian(graph))
+
+
+def _phonon_settings(recipe: Recipe) -> PhononSettings | None:
+    crystal = recipe.structures.crystal
+    if crystal is None:
+        return None
+    return PhononSettings(
+        atoms=len(perfect_crystal(crystal, recipe.evaluation.phonon_supercell)),
+        displacement_A=DISPLACEMENT,
+        mesh=MESH,
+        lattice_constant_A=crystal.lattice_constant,
+    )
+
+
 def _mean_force(contest: Contest) -> float:
     forces = torch.cat([label.forces for label in contest.labels])
     return float(forces.abs().mean()) * MEV_PER_EV
 
 
-def _dynamics_settings(recipe: Recipe, name: EngineName, run: Dynamics) -> DynamicsSettings:
-    _, supercell = _dynamics_size(recipe, name)
+def _dynamics_settings(contest: Contest, name: EngineName, run: Dynamics) -> DynamicsSettings:
+    _, atoms = _dynamics_size(contest, name)
+    section = contest.recipe.evaluation
     return DynamicsSettings(
-        atoms=len(perfect_crystal(recipe.structures.crystal, supercell)),
+        atoms=len(atoms),
         steps=max(len(run.times_ps) - 1, 1),
-        timestep_fs=recipe.evaluation.dynamics_timestep,
-        temperature_K=recipe.evaluation.initial_temperature,
+        timestep_fs=section.dynamics_timestep,
+        temperature_K=section.initial_temperature,
+        completed=run.completed,
     )
 
 
@@ -311,8 +446,10 @@ def in_float64(potential: Potential) -> Iterator[Potential]:
 
 
 def _test_split(recipe: Recipe) -> str:
-    groups = [group.name for group in recipe.structures.groups if group.split == "test"]
-    return f"groups {', '.join(groups)}, none of which is trained on"
+    groups = [group for group in recipe.structures.groups if group.split == "test"]
+    told = f"groups {', '.join(group.name for group in groups)}, none of which is trained on"
+    shared = any(group.kind == "frames" and group.shared for group in groups)
+    return f"{told}; the same frames, displaced otherwise, are" if shared else told
 
 
 def _seconds(folder: Path) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.data import covalent_radii
 from ase.md.verlet import VelocityVerlet
 
 from zoo.errors import ZooError
@@ -13,9 +14,12 @@ from zoo.thermal import degrees_of_freedom, thermal_velocities
 from zoo.units import ASE_TIME_PER_FS, EV_PER_KELVIN, MEV_PER_EV
 
 HOTTEST = 20.0  # times the initial temperature, plus 5000 K: beyond it a run has exploded
+BOND = 1.3  # times the sum of the covalent radii: a pair of a molecule that is nearer at the start is bonded
+BROKEN = 2.0  # times its length at the start: a bond that is longer is none
 SHORTEST = 0.4  # ps; in less, a slope is that of the oscillation of the energy, a hundred times the drift
 _SETTLING = 0.1  # of a run: its start from rest positions is no part of the drift
 _FEWEST = 10  # points that a slope needs
+_NO_AXIS = 1e-6  # of the largest moment of inertia: an axis with less is that of a straight molecule
 
 OnStep = Callable[[int, int], None]
 
@@ -45,20 +49,21 @@ def nve(
 ) -> Dynamics:
     """Velocity Verlet from ``atoms``, which stay as they are, with velocities drawn at ``temperature_K``.
 
-    A crystal that starts on its perfect sites soon has half of that temperature. The drift is a linear fit to
-    all but the first tenth of the run. A run that explodes, or that the calculator refuses to go on with (any
-    ZooError, such as leaving the engine's domain), ends there and says why. ``on_step(done, steps)`` may show
-    progress.
+    A crystal that starts on its perfect sites soon has half of that temperature; a molecule does not rotate as a
+    whole. The drift is a linear fit to all but the first tenth of the run. A run that explodes, in which a bond of a
+    molecule breaks, or that the calculator refuses to go on with (any ZooError, such as leaving the engine's domain),
+    ends there and says why. ``on_step(done, steps)`` may show progress.
     """
     moving = atoms.copy()
     moving.calc = calculator
-    moving.set_velocities(thermal_velocities(moving.get_masses(), temperature_K, generator))
+    freedom = _start(moving, temperature_K, generator)
+    bonds = _bonds(moving)
     points: list[tuple[float, float, float]] = []
     reason = None
     try:
-        for step, point in enumerate(_states(moving, timestep_fs, steps)):
+        for step, point in enumerate(_states(moving, timestep_fs, steps, freedom)):
             points.append(point)
-            reason = _explosion(point, temperature_K)
+            reason = _explosion(point, temperature_K) or _broken(moving, bonds, point[0])
             if reason is not None:
                 break
             if on_step is not None and step > 0:
@@ -68,14 +73,58 @@ def nve(
     return _dynamics(np.array(points).reshape(-1, 3), reason)
 
 
-def _states(moving: Atoms, timestep_fs: float, steps: int) -> Iterator[tuple[float, float, float]]:
+def _start(moving: Atoms, temperature_K: float, generator: np.random.Generator) -> int:
+    """Sets the velocities and gives the degrees of freedom among which their energy is shared.
+
+    A molecule loses the rotation of the whole, ``ω`` of ``L = I ω``, and gets its energy back in the rest.
+    """
+    masses, freedom = moving.get_masses(), degrees_of_freedom(len(moving))
+    velocities = thermal_velocities(masses, temperature_K, generator)
+    moving.set_velocities(velocities)
+    if (
+        any(moving.pbc) or len(moving) < 3
+    ):  # a pair that does not rotate has one degree of freedom, which may be at rest
+        return freedom
+    places = moving.positions - moving.get_center_of_mass()  # (atoms, 3)
+    inertia = np.einsum("a,ab,ab,ij->ij", masses, places, places, np.eye(3)) - np.einsum(
+        "a,ai,aj->ij", masses, places, places
+    )
+    momentum = masses @ np.cross(places, velocities)  # (3,)
+    turning = np.linalg.pinv(inertia, rcond=_NO_AXIS, hermitian=True) @ momentum  # (3,)
+    velocities -= np.cross(turning, places)
+    left = freedom - int(np.linalg.matrix_rank(inertia, tol=_NO_AXIS * np.abs(inertia).max(), hermitian=True))
+    kinetic = float(masses @ np.square(velocities).sum(axis=1)) / 2
+    moving.set_velocities(velocities * np.sqrt(EV_PER_KELVIN * temperature_K * left / 2 / kinetic))
+    return left
+
+
+def _bonds(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
+    """Bonded pairs (bonds, 2) of a molecule and their lengths (bonds,) Å; of a crystal none."""
+    if any(atoms.pbc):
+        return np.zeros((0, 2), dtype=int), np.zeros(0)
+    radii, distances = covalent_radii[atoms.numbers], atoms.get_all_distances()
+    pairs = np.argwhere(np.triu(distances < BOND * (radii[:, None] + radii), k=1))
+    return pairs, distances[pairs[:, 0], pairs[:, 1]]
+
+
+def _broken(atoms: Atoms, bonds: tuple[np.ndarray, np.ndarray], time: float) -> str | None:
+    pairs, before = bonds
+    lengths = np.linalg.norm(atoms.positions[pairs[:, 0]] - atoms.positions[pairs[:, 1]], axis=1)
+    if not (lengths > BROKEN * before).any():
+        return None
+    worst = int(np.argmax(lengths / before))
+    one, two = (f"{atoms.symbols[index]}{index}" for index in pairs[worst])
+    return f"it came apart: {one} and {two} were {lengths[worst]:.1f} Å from each other at {time:.3f} ps"
+
+
+def _states(moving: Atoms, timestep_fs: float, steps: int, freedom: int) -> Iterator[tuple[float, float, float]]:
     """Time (ps), total energy (eV/atom) and temperature (K) of each step, the initial state first."""
     integrator = VelocityVerlet(moving, timestep_fs * ASE_TIME_PER_FS)
     for step in range(steps + 1):
         if step > 0:
             integrator.run(1)
         kinetic = moving.get_kinetic_energy()
-        temperature = 2 * kinetic / (degrees_of_freedom(len(moving)) * EV_PER_KELVIN)
+        temperature = 2 * kinetic / (freedom * EV_PER_KELVIN)
         yield step * timestep_fs / 1000, (moving.get_potential_energy() + kinetic) / len(moving), temperature
 
 

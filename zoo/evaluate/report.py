@@ -2,7 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,8 +10,11 @@ from zoo.config import Config
 
 ENGINES: tuple["EngineName", ...] = ("teacher", "student", "twin")
 EngineName = Literal["teacher", "student", "twin"]
+DATASET_ENERGIES = "of energies, the mean difference of each composition is taken away first"
 WIDTH = 80  # columns of the terminal table
+LABEL = 22  # of them, for the names of the figures
 REFERENCE = "it is the reference"  # the reason why a teacher has no error against itself
+OLDER = "the report is older than this figure"  # the reason that a report gets when it is read
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ QUANTITIES = (
     Quantity("force_mae_meV_A", "force error", "meV/Å"),
     Quantity("stress_mae_GPa", "stress error", "GPa"),
     Quantity("hessian_mae_eV_A2", "Hessian·v error", "eV/Å²"),
+    Quantity("dataset_energy_mae_meV_atom", "data set energy error", "meV/atom"),
+    Quantity("dataset_force_mae_meV_A", "data set force error", "meV/Å"),
+    Quantity("mode_mae_THz", "vibration error", "THz"),
     Quantity("phonon_mae_THz", "phonon error", "THz"),
     Quantity("max_frequency_THz", "highest phonon", "THz"),
     Quantity("lattice_constant_A", "lattice constant", "Å"),
@@ -36,9 +42,12 @@ QUANTITIES = (
     Quantity("ms_per_call", "time per call", "ms"),
 )
 
+_LATER = ("dataset_energy_mae_meV_atom", "dataset_force_mae_meV_A", "mode_mae_THz")  # that the first reports lack
+
 
 class Figures(Config):
-    """What was measured of one engine. Errors are against the teacher, on the test split.
+    """What was measured of one engine, on the test split. Errors are against the teacher, but for those whose names
+    begin with ``dataset``, which are against the labels that structures brought along.
 
     A figure is None where it was not measured, and ``reasons`` then says why, under the same key.
     """
@@ -47,6 +56,9 @@ class Figures(Config):
     force_mae_meV_A: float | None = Field(None, ge=0)  # mean over Cartesian components
     stress_mae_GPa: float | None = Field(None, ge=0)  # mean over the nine components
     hessian_mae_eV_A2: float | None = Field(None, ge=0)  # of products with random signs, see evaluate.accuracy
+    dataset_energy_mae_meV_atom: float | None = Field(None, ge=0)  # less the mean difference of each composition
+    dataset_force_mae_meV_A: float | None = Field(None, ge=0)  # mean over Cartesian components
+    mode_mae_THz: float | None = Field(None, ge=0)  # mean over the sorted eigenfrequencies of one Hessian
     phonon_mae_THz: float | None = Field(None, ge=0)  # mean over a mesh of wave vectors and all branches
     max_frequency_THz: float | None = None  # the highest of that mesh
     lattice_constant_A: float | None = Field(None, gt=0)
@@ -54,6 +66,17 @@ class Figures(Config):
     drift_meV_atom_ps: float | None = None  # slope of the total energy in NVE dynamics
     ms_per_call: float | None = Field(None, gt=0)  # energy and forces, neighbour list included
     reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_reports_read(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        reasons = data.get("reasons", {})
+        lacking = [key for key in _LATER if key not in data]
+        if not isinstance(reasons, dict) or not lacking:
+            return data
+        return data | {"reasons": dict.fromkeys(lacking, OLDER) | reasons}
 
     @model_validator(mode="after")
     def _each_gap_has_a_reason(self) -> Self:
@@ -85,6 +108,17 @@ class AccuracySettings(Config):
     mean_force_meV_A: float | None = Field(None, ge=0)  # mean |component| of the labels: the scale of a force error
     probe_kind: str  # "rademacher" or "rows": a Hessian error is comparable with one of the same kind alone
     description: str  # what the test split is, in a phrase
+    dataset_structures: int = Field(0, ge=0)  # of them, those with labels of their data set
+    teacher_asymmetry: float | None = Field(
+        None, ge=0
+    )  # of its Jacobian: mean |A − Aᵀ| over mean |A|; None is exactly 0
+
+
+class VibrationSettings(Config):
+    """Of what the eigenfrequencies are: the first test structure that is small enough, as it stands."""
+
+    formula: str
+    atoms: int = Field(ge=1)
 
 
 class PhononSettings(Config):
@@ -103,6 +137,7 @@ class DynamicsSettings(Config):
     steps: int = Field(ge=1)
     timestep_fs: float = Field(gt=0)
     temperature_K: float = Field(ge=0)  # of the initial velocities
+    completed: bool = True  # whether it came to the end that was asked for
 
 
 class TimingSettings(Config):
@@ -120,6 +155,7 @@ class Settings(Config):
     """What was measured how; None where a kind of measurement was left out."""
 
     accuracy: AccuracySettings | None = None
+    vibrations: VibrationSettings | None = None
     phonons: PhononSettings | None = None
     dynamics: dict[EngineName, DynamicsSettings] = Field(default_factory=dict)
     timing: TimingSettings | None = None
@@ -159,9 +195,18 @@ def speedup(teacher: Figures, student: Figures) -> float | None:
 
 def table(report: Report) -> str:
     """The figures side by side, for a terminal of 80 columns, with the reasons of the gaps below."""
-    head = f"{'':<30}" + "".join(f"{engine:>14}" for engine in ENGINES)
-    rows = [_row(report, quantity) for quantity in QUANTITIES]
+    head = f"{'':<{LABEL + 12}}" + "".join(f"{engine:>14}" for engine in ENGINES)
+    rows = [_row(report, quantity) for quantity in rows_of(report)]
     return "\n".join([report.name, "", head, "-" * len(head), *rows, "", *_remarks(report)]) + "\n"
+
+
+def rows_of(report: Report) -> list[Quantity]:
+    """The figures that at least one engine has; of the others, the gaps tell why."""
+    return [
+        quantity
+        for quantity in QUANTITIES
+        if any(getattr(getattr(report, engine), quantity.key) is not None for engine in ENGINES)
+    ]
 
 
 def number(value: float | None) -> str:
@@ -186,20 +231,37 @@ def cell(figures: Figures, key: str) -> str:
 
 
 def gaps(report: Report) -> list[str]:
-    """One phrase for each reason why figures are missing, naming the engine and the figures."""
-    grouped: dict[tuple[str, str], list[str]] = {}
+    """One phrase for each reason why figures are missing, naming the engines and the figures."""
+    found: dict[tuple[str, str], list[str]] = {}
     for engine in ENGINES:
         figures: Figures = getattr(report, engine)
         for quantity in QUANTITIES:
             reason = figures.reasons.get(quantity.key, REFERENCE)
-            if reason != REFERENCE:
-                grouped.setdefault((engine, reason), []).append(quantity.label)
-    return [f"{engine}, {listed(labels)}: not measured ({reason})" for (engine, reason), labels in grouped.items()]
+            if reason not in (REFERENCE, OLDER):
+                found.setdefault((engine, reason), []).append(quantity.label)
+    grouped: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (name, reason), labels in found.items():
+        grouped.setdefault((reason, tuple(labels)), []).append(name)
+    return [
+        f"{listed(engines)}, {listed(list(labels))}: not measured ({reason})"
+        for (reason, labels), engines in grouped.items()
+    ]
+
+
+def asymmetry_remarks(report: Report) -> list[str]:
+    """How far the forces of the teacher are from being the gradient of an energy, if they are not."""
+    errors = report.settings.accuracy
+    if errors is None or errors.teacher_asymmetry is None:
+        return []
+    return [
+        "The teacher predicts forces that are no gradient of an energy: its Jacobian differs from its transpose by "
+        f"{100 * errors.teacher_asymmetry:.2g} % of its mean element."
+    ]
 
 
 def _row(report: Report, quantity: Quantity) -> str:
     values = [cell(getattr(report, engine), quantity.key) for engine in ENGINES]
-    return f"{quantity.label:<18}{quantity.unit:<12}" + "".join(f"{value:>14}" for value in values)
+    return f"{quantity.label:<{LABEL}}{quantity.unit:<12}" + "".join(f"{value:>14}" for value in values)
 
 
 def _remarks(report: Report) -> list[str]:
@@ -209,6 +271,9 @@ def _remarks(report: Report) -> list[str]:
         where = f" ({timing.atoms} atoms, {timing.threads} threads, {timing.device})" if timing else ""
         remarks.append(f"The student answers {times(report.speedup)} times as fast as its teacher{where}.")
     remarks.append("Errors are against the teacher. The twin is the same student trained without Hessians.")
+    if report.settings.accuracy and report.settings.accuracy.dataset_structures:
+        remarks.append(f"Those of the data set are against its own labels; {DATASET_ENERGIES}.")
+    remarks += asymmetry_remarks(report)
     runs = report.settings.dynamics
     measured = any(getattr(report, engine).drift_meV_atom_ps is not None for engine in ENGINES)
     if measured and len({(run.atoms, run.steps) for run in runs.values()}) > 1:
