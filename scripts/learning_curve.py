@@ -22,9 +22,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo.config import canonical_json
+from zoo.distill.batches import Batches
 from zoo.distill.checkpoint import TrainingState
-from zoo.distill.loss import Example, loss_terms, weighted_sum
-from zoo.distill.train import Task, descend, draw_batch, make_examples, start, train
+from zoo.distill.examples import make_examples
+from zoo.distill.loss import Example
+from zoo.distill.task import Task
+from zoo.distill.train import start, train, train_step
 from zoo.evaluate.accuracy import accuracy
 from zoo.evaluate.compare import phonons_of
 from zoo.evaluate.environment import hardware, versions
@@ -114,16 +117,17 @@ def step_time_ratio(recipe: Recipe, examples: list[Example], turns: int = 30) ->
 
 
 def _step_time(state: TrainingState, task: Task, examples: list[Example]) -> float:
+    batches = Batches(examples, task)
     began = time.perf_counter()
-    batch = draw_batch(examples, state.step, 0, task.training.batch_size, task.weights.probes_per_step)
-    descend(state, weighted_sum(loss_terms(state.student, batch, task.weights), task.weights), task.training)
+    train_step(state, batches.at(state.step), task.weights, task.training)
     return time.perf_counter() - began
 
 
 def task_of(recipe: Recipe, way: str, steps: int, seed: int, data: str) -> Task:
     """What is trained; the twins are the student without Hessians."""
-    weights = recipe.loss if way == "student" else recipe.loss.model_copy(update={"hessian": 0.0})
-    return Task(recipe.student, recipe.training.model_copy(update={"steps": steps}), weights, seed, data)
+    weights = recipe.loss if way == "student" else recipe.loss.undistilled()
+    training = recipe.training.model_copy(update={"steps": steps})
+    return Task(recipe.student, training, weights, seed, data, recipe.labels)
 
 
 def measure(bench: Bench, way: str, size: int, seed: int) -> Result:

@@ -27,10 +27,11 @@ CONTEXT.set_forkserver_preload(["zoo.pipeline"])
 
 
 def long_recipe() -> Recipe:
-    """The tiny recipe, with so much to do that a random moment falls in the middle of it."""
+    """The tiny recipe and more, with so much to do that a random moment falls in the middle of it."""
     structures = dict(TINY["structures"])
     structures["groups"] = [group | {"count": 10 * group["count"]} for group in structures["groups"]]
-    return tiny_recipe(structures=structures, training__steps=40)
+    more = {"labels__extras": ["atomic_energies"], "loss__atomic_energy": 5, "loss__hessian_from": "teacher"}
+    return tiny_recipe(structures=structures, training__steps=40, training__batch_atoms=40, **more)
 
 
 def carry_out(work: Work, folder: Path, kill_after: float | None = None) -> tuple[int, float]:

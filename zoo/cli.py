@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from ase import Atoms
 from tqdm import tqdm
 
 from zoo.browse import build_gallery, info_text, list_text
+from zoo.distill.workers import first_to_fail, launched_workers
 from zoo.engine import Engine
 from zoo.errors import ConfigError, StructureError, UnknownNameError, ZooError, ZooWarning
 from zoo.evaluate.report import table
@@ -42,6 +44,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _WIDTH = 100  # columns of a list and of a help text
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LAST_WORD = 2.0  # seconds for the process that says what went wrong, before the end of another ends it
 
 
 class Commands(click.Group):
@@ -164,12 +167,30 @@ def engine_options(command: F) -> F:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def _run(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> Run | None:
-    run = Run.of(read_recipe(recipe), folder, replace=replace)
-    if dry_run:
-        click.echo(outline(run))
-        return None
-    return run
+@contextmanager
+def _run(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> Iterator[Run | None]:
+    """The run, of all processes that were launched together; None where it was only to be outlined.
+
+    Of several, the main one says what there is to say, and the first that fails says why.
+    """
+    try:
+        with launched_workers() as workers:
+            if not workers.main:
+                warnings.simplefilter("ignore", ZooWarning)
+            run = Run.of(read_recipe(recipe), folder, replace=replace, workers=workers)
+            if dry_run:
+                _say(run, outline(run))
+            yield None if dry_run else run
+    except Exception:
+        if not first_to_fail():
+            time.sleep(_LAST_WORD)
+            sys.exit(1)
+        raise
+
+
+def _say(run: Run, text: str) -> None:
+    if run.workers.main:
+        click.echo(text)
 
 
 @main.command("distill")
@@ -180,11 +201,11 @@ def distill_command(recipe: str, folder: Path | None, replace: bool, dry_run: bo
     RECIPE is a name (sevennet-0/silicon-student) or the path of a .yaml file. What is done already is reused, and a
     run that was interrupted goes on where it stopped: run the same command again.
     """
-    run = _run(recipe, folder, replace, dry_run)
-    if run is not None:
-        model = distill(run)
-        click.echo(table(evaluate(run)))
-        click.echo(f"{model} is ready. Publish it with: zoo publish {model} --hub ./hub")
+    with _run(recipe, folder, replace, dry_run) as run:
+        if run is not None:
+            model = distill(run)
+            _say(run, table(evaluate(run)))
+            _say(run, f"{model} is ready. Publish it with: zoo publish {model} --hub ./hub")
 
 
 @main.command("label")
@@ -195,9 +216,9 @@ def label_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool
     A label is the teacher's energy, forces and stress, and products of its Hessian. RECIPE is a name
     (sevennet-0/silicon-student) or the path of a .yaml file.
     """
-    run = _run(recipe, folder, replace, dry_run)
-    if run is not None:
-        click.echo(f"labels are in {make_labels(run)}")
+    with _run(recipe, folder, replace, dry_run) as run:
+        if run is not None:
+            _say(run, f"labels are in {make_labels(run)}")
 
 
 @main.command("train")
@@ -208,11 +229,11 @@ def train_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool
     The twin is the same student, trained without Hessians, to show what they bring. Labels are made first where they
     are missing. Progress can be watched in train/metrics.jsonl in the folder of the run, one record a line.
     """
-    run = _run(recipe, folder, replace, dry_run)
-    if run is not None:
-        train_student(run)
-        train_twin(run)
-        click.echo(f"weights are in {run.folder / 'train'} and {run.folder / 'twin'}")
+    with _run(recipe, folder, replace, dry_run) as run:
+        if run is not None:
+            train_student(run)
+            train_twin(run)
+            _say(run, f"weights are in {run.folder / 'train'} and {run.folder / 'twin'}")
 
 
 @main.command("evaluate")
@@ -223,9 +244,9 @@ def evaluate_command(recipe: str, folder: Path | None, replace: bool, dry_run: b
     Prints a table: errors on the test structures, phonons, energy drift and speed. All of it and figures are in
     evaluation in the folder of the run. Labelling and training are done first where they are missing.
     """
-    run = _run(recipe, folder, replace, dry_run)
-    if run is not None:
-        click.echo(table(evaluate(run)))
+    with _run(recipe, folder, replace, dry_run) as run:
+        if run is not None:
+            _say(run, table(evaluate(run)))
 
 
 @main.command("publish")

@@ -13,6 +13,7 @@
     ├── IntegrityError       a file differs from what its digest or its format says
     ├── LabelError           labels of another teacher, or of other structures
     ├── DivergedError        numbers became infinite or undefined
+    ├── WorkerError          another process of the same run has ended
     ├── HubError             a hub cannot be reached, keeps silent, or answers what no hub would
     ├── AccessError          a hub refuses: no token, the wrong one, or terms that were not accepted
     └── PublishError         an engine may not, or cannot, be published
@@ -67,6 +68,10 @@ class LabelError(ZooError, ValueError):
 
 class DivergedError(ZooError, ArithmeticError):
     """Training or dynamics left the realm of finite numbers."""
+
+
+class WorkerError(ZooError, RuntimeError):
+    """Another process of the same run has ended or cannot be reached."""
 
 
 class HubError(ZooError, ConnectionError):

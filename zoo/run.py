@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from zoo.artifact import DTYPES
 from zoo.config import Config, digest, read_json, write_json
+from zoo.distill.workers import ALONE, Workers
 from zoo.errors import ConfigError, LabelError
 from zoo.files import atomic_write
 from zoo.recipe import Recipe, to_yaml
@@ -17,6 +18,7 @@ from zoo.teachers import Teacher, load_teacher
 
 Stage = Literal["structures", "labels", "train", "twin", "evaluation", "model"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+_SHARED: tuple[Stage, ...] = ("labels", "train", "twin")  # all workers do them together, the main one the others
 
 # What a stage writes last: where it is missing, the stage is not done, whatever its record says.
 _LAST = {
@@ -38,18 +40,30 @@ class StageRecord(Config):
 
 
 class Run:
-    """A recipe and its folder. One process works in it at a time."""
+    """A recipe and its folder. One process works in it at a time, or several that were launched together.
 
-    def __init__(self, recipe: Recipe, folder: Path, *, replace: bool = False) -> None:
+    Of these, all go through the same stages in the same order; what is decided, the main one decides.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, *, replace: bool = False, workers: Workers = ALONE) -> None:
         self.recipe = recipe
         self.folder = folder
         self.replace = replace
+        self._workers = workers
+        self._own: Stage | None = None  # the stage that the main worker does while the others wait
         self._claimed = False
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path | None = None, *, replace: bool = False) -> "Run":
+    def of(
+        cls, recipe: Recipe, folder: Path | None = None, *, replace: bool = False, workers: Workers = ALONE
+    ) -> "Run":
         """The run of a recipe, in ``runs/<family>/<engine>`` by default."""
-        return cls(recipe, folder or Path("runs") / recipe.name, replace=replace)
+        return cls(recipe, folder or Path("runs") / recipe.name, replace=replace, workers=workers)
+
+    @property
+    def workers(self) -> Workers:
+        """Who works together now: nobody else while the main one does a stage of its own."""
+        return self._workers if self._own is None else ALONE
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -64,7 +78,21 @@ class Run:
         return teacher
 
     def begin(self, stage: Stage, inputs: object) -> bool:
-        """Whether a stage has work to do. Raises ConfigError where its folder was made from other inputs."""
+        """Whether a stage has work to do here. Raises ConfigError where its folder was made from other inputs.
+
+        Where a stage is not shared, the main worker has work to do, and the others wait here until it is done.
+        """
+        workers = self.workers
+        to_do = workers.by_main(lambda: self._begin(stage, inputs))
+        if not to_do or stage in _SHARED or workers.size == 1:
+            return to_do
+        if workers.main:
+            self._own = stage
+            return True
+        workers.wait()
+        return False
+
+    def _begin(self, stage: Stage, inputs: object) -> bool:
         wanted = digest([_FORMATS[stage], inputs])
         state = self.state(stage, wanted)
         if state == "done":
@@ -84,9 +112,13 @@ class Run:
         return True
 
     def end(self, stage: Stage) -> None:
-        """Notes that a stage came to its end."""
-        record = self._record(stage)
-        write_json(record, read_json(StageRecord, record).model_copy(update={"done": True}))
+        """Notes that a stage came to its end, for all workers."""
+        if self.workers.main:
+            record = self._record(stage)
+            write_json(record, read_json(StageRecord, record).model_copy(update={"done": True}))
+        if self._own == stage:
+            self._own = None
+        self.workers.wait()
 
     def state(self, stage: Stage, wanted: str | None = None) -> Literal["to do", "begun", "done", "other"]:
         """Where a stage stands; ``other`` is made from other inputs than ``wanted``, if that is given."""

@@ -3,41 +3,59 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.errors import ConfigError, IntegrityError
 from zoo.files import atomic_write
 from zoo.students import Student
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Apprentice(nn.Module):
+    """All that is trained: the student, and what compares it with its teacher and is thrown away afterwards."""
+
+    def __init__(self, student: Student, projection: nn.Linear | None) -> None:
+        super().__init__()
+        self.student = student
+        self.projection = projection  # from the student's node features to the teacher's
 
 
 @dataclass
 class TrainingState:
     """What changes during training."""
 
-    student: Student
-    average: dict[str, Tensor]  # exponential moving average of the parameters
+    apprentice: Apprentice
+    average: dict[str, Tensor]  # exponential moving average of the student's parameters
     optimizer: torch.optim.AdamW
     step: int = 0
+    switched: bool = False  # whether the weight of the Hessian was lowered
+    best: tuple[float, int] | None = None  # the lowest validation force error (eV/Å) and its step
+
+    @property
+    def student(self) -> Student:
+        return self.apprentice.student
 
     def names(self) -> list[str]:
         """Parameters in the order the optimizer knows them."""
-        return [name for name, _ in self.student.named_parameters()]
+        return [name for name, _ in self.apprentice.named_parameters()]
 
 
 def save_checkpoint(path: Path, state: TrainingState, inputs: str) -> None:
     """Writes the state; ``inputs`` is the digest of what the run was started from."""
-    arrays = {f"student.{name}": tensor for name, tensor in state.student.state_dict().items()}
+    arrays = {f"apprentice.{name}": tensor for name, tensor in state.apprentice.state_dict().items()}
     arrays |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     moments = state.optimizer.state_dict()["state"]
     for number, name in enumerate(state.names()):
         arrays |= {f"optimizer.{name}.{key}": value for key, value in moments.get(number, {}).items()}
-    metadata = {"state": json.dumps({"format": 1, "inputs": inputs, "step": state.step}, sort_keys=True)}
+    facts = {"format": 2, "inputs": inputs, "step": state.step, "switched": state.switched, "best": state.best}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(arrays.items())}
-    atomic_write(path, save(contiguous, metadata=metadata))
+    atomic_write(path, save(contiguous, metadata={"state": json.dumps(facts, sort_keys=True)}))
 
 
 def load_checkpoint(path: Path, state: TrainingState, inputs: str) -> None:
@@ -49,19 +67,27 @@ def load_checkpoint(path: Path, state: TrainingState, inputs: str) -> None:
         with safe_open(path, framework="pt") as file:
             found = json.loads((file.metadata() or {})["state"])
             arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        same = found["inputs"] == inputs
+        if same:
+            _restore(state, found, arrays)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise IntegrityError(
-            f"{path} cannot be read ({error}); delete the folder {path.parent.parent} and run the same again"
+            f"{path} cannot be read ({reason}); delete the folder {path.parent.parent} and run the same again"
         ) from error
-    if found["inputs"] != inputs:
+    if not same:
         raise ConfigError(f"{path} belongs to other settings; choose another --run, or pass --replace to start anew")
-    state.step = int(found["step"])
-    state.student.load_state_dict(_under("student.", arrays))
+
+
+def _restore(state: TrainingState, found: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+    state.step, state.switched = int(found["step"]), bool(found["switched"])
+    state.best = None if found["best"] is None else (float(found["best"][0]), int(found["best"][1]))
+    state.apprentice.load_state_dict(_under("apprentice.", arrays))
     state.average.update(_under("average.", arrays))
     moments = _under("optimizer.", arrays)
     saved = state.optimizer.state_dict()
     saved["state"] = {
-        number: {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        number: {key: moments[f"{name}.{key}"] for key in _MOMENTS}
         for number, name in enumerate(state.names())
         if f"{name}.step" in moments
     }

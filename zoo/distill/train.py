@@ -1,114 +1,215 @@
-"""The training loop. Killed and started again, it ends with the same weights, bit for bit, on a CPU.
+"""The training loop. Killed and started again, it ends with the same weights, bit for bit, on a CPU."""
 
-Everything drawn at random depends on the seed and the step alone, so that a checkpoint needs no generator's state.
-"""
-
-import hashlib
-import json
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ase import Atoms
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from zoo.artifact import DTYPES
-from zoo.config import digest, write_json
-from zoo.data.labels import Labels
-from zoo.distill.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from zoo.distill.loss import Batch, Example, loss_terms, make_batch, weighted_sum
-from zoo.errors import DivergedError, IntegrityError
-from zoo.files import atomic_write, sync
-from zoo.neighbors import build_graph
+from zoo.distill.batches import Batches, generator, validation_batches
+from zoo.distill.checkpoint import Apprentice, TrainingState, load_checkpoint, save_checkpoint
+from zoo.distill.examples import check_targets, fit_references, relative_energies, zeros_of_elements
+from zoo.distill.loss import Batch, Example, Terms, loss_terms, norm_term, term_count, weighted_sum
+from zoo.distill.metrics import Metrics
+from zoo.distill.task import Task
+from zoo.distill.workers import ALONE, Workers
+from zoo.errors import CapabilityError, DivergedError, IntegrityError
+from zoo.files import atomic_write
+from zoo.potential import Potential, given
 from zoo.recipe import LossSection, TrainingSection
-from zoo.students import Student, StudentConfig, build_student
+from zoo.students import Student, build_student
+from zoo.teachers import Teacher
 
 WEIGHTS = "model.safetensors"
 CHECKPOINT = Path("checkpoint") / "last.safetensors"
 
 
-@dataclass(frozen=True)
-class Task:
-    """Everything that decides the weights of a student."""
-
-    config: StudentConfig
-    training: TrainingSection
-    weights: LossSection
-    seed: int
-    data: str  # the digest of what is learned from
-
-    @property
-    def inputs(self) -> str:
-        """Hex SHA-256 of all of it."""
-        return digest(
-            [self.config.model_dump(), self.training.model_dump(), self.weights.model_dump(), self.seed, self.data]
-        )
-
-
-def train(folder: Path, task: Task, examples: list[Example], validation: list[Example]) -> Student:
+def train(
+    folder: Path,
+    task: Task,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    teacher: Teacher | None = None,
+    workers: Workers = ALONE,
+) -> Student:
     """Fits a student, going on from the checkpoint in ``folder`` if there is one, and returns its averaged weights.
 
-    Raises ConfigError where the checkpoint is of another task, DivergedError where loss or gradient are not finite; the
-    last good checkpoint stays.
+    A teacher is needed where it is asked at each step, or where the student has its table of elements. Raises
+    ConfigError where the checkpoint is of another task, LabelError where a label is missing that a term learns from,
+    DivergedError where loss or gradient are not finite; the last good checkpoint stays.
     """
-    training, weights = task.training, task.weights
-    state = start(folder, task, examples)
-    log = Metrics(folder, state.step)
-    for step in tqdm(
+    for name, part in (("training", examples), ("validation", validation)):
+        check_targets(name, part, task.weights, task.labels)
+    state = start(folder, task, examples, teacher, workers)
+    if task.weights.atomic_energy > 0:
+        zeros = zeros_of_elements(state.student, examples, task.weights)
+        examples, validation = (relative_energies(state.student, part, zeros) for part in (examples, validation))
+    asked = _potential_to_ask(task, teacher)
+    _run(folder, state, task, Batches(examples, task, asked, workers), validation_batches(validation, task))
+    student = averaged(state)
+    if workers.main:
+        atomic_write(folder / WEIGHTS, save(student.state_dict()))
+    workers.wait()
+    return student
+
+
+def _run(folder: Path, state: TrainingState, task: Task, batches: Batches, validation: Sequence[Batch]) -> None:
+    """The loop itself: steps, with a record, a validation and a checkpoint now and then."""
+    training, workers = task.training, batches.workers
+    log = Metrics(folder, state.step) if workers.main else None
+    with tqdm(
         range(state.step, training.steps),
         initial=state.step,
         total=training.steps,
         desc=f"train {folder.name}",
         unit="step",
         delay=2,
-    ):
-        batch = draw_batch(examples, step, task.seed, training.batch_size, weights.probes_per_step)
-        terms = loss_terms(state.student, batch, weights)
-        loss = weighted_sum(terms, weights)
-        norm = descend(state, loss, training)
-        if state.step % training.log_every == 0:
-            log.write(state.step, "train", terms, loss=loss, gradient_norm=norm)
-        if state.step % training.validate_every == 0 or state.step == training.steps:
-            log.write(state.step, "validation", validation_terms(averaged(state), validation, task))
-        if state.step % training.checkpoint_every == 0 or state.step == training.steps:
-            log.close()
-            save_checkpoint(folder / CHECKPOINT, state, task.inputs)
-    student = averaged(state)
-    atomic_write(folder / WEIGHTS, save(student.state_dict()))
-    return student
+        disable=not workers.main,
+    ) as bar:
+        for step in bar:
+            weights = current_weights(state, task.weights)
+            terms, loss, norm = train_step(state, batches.at(step), weights, training, workers)
+            if log is not None and state.step % training.log_every == 0:
+                log.write(state.step, "train", terms, loss=loss, gradient_norm=norm)
+            if state.step % training.validate_every == 0 or state.step == training.steps:
+                validate(state, validation, task, log, workers)
+                bar.set_postfix_str(_standing(state), refresh=False)
+            if log is not None and (state.step % training.checkpoint_every == 0 or state.step == training.steps):
+                log.close()
+                save_checkpoint(folder / CHECKPOINT, state, task.inputs)
 
 
-def start(folder: Path, task: Task, examples: list[Example]) -> TrainingState:
-    """The state that training goes on from: that of the checkpoint, or a fresh one."""
+def start(
+    folder: Path,
+    task: Task,
+    examples: Sequence[Example],
+    teacher: Teacher | None = None,
+    workers: Workers = ALONE,
+) -> TrainingState:
+    """The state that training goes on from: that of the checkpoint, of an earlier round, or a fresh one."""
+    random = generator(task.seed, 0)
     student = build_student(task.config, torch.Generator().manual_seed(task.seed))
-    fit_references(student, examples)
+    if task.config.teacher_channels:
+        student.set_teacher_embedding(_teacher_embedding(student, teacher))
+    fit_references(student, examples, task.weights)
     student.to(DTYPES[task.training.dtype])
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1.0, weight_decay=task.training.weight_decay)
+    apprentice = Apprentice(student, _projection(student, examples, task, random))
+    optimizer = torch.optim.AdamW(apprentice.parameters(), lr=1.0, weight_decay=task.training.weight_decay)
+    if task.initial is not None:
+        student.load_state_dict(load_file(task.initial))
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    state = TrainingState(student, average, optimizer)
-    if (folder / CHECKPOINT).exists():
-        load_checkpoint(folder / CHECKPOINT, state, task.inputs)
+    state = TrainingState(apprentice, average, optimizer)
+    workers.by_main(lambda: _load_if_there(folder / CHECKPOINT, state, task.inputs))
+    _take_from_main(state, workers)
     return state
+
+
+def _load_if_there(path: Path, state: TrainingState, inputs: str) -> None:
+    if path.exists():
+        load_checkpoint(path, state, inputs)
+
+
+def train_step(
+    state: TrainingState,
+    batch: Batch | None,
+    weights: LossSection,
+    training: TrainingSection,
+    workers: Workers = ALONE,
+) -> tuple[Terms, Tensor, Tensor]:
+    """One step: the terms, the loss and the length of its gradient, over the parts of all workers."""
+    state.optimizer.zero_grad(set_to_none=True)
+    terms: Terms = {}
+    if batch is not None:
+        terms = loss_terms(state.student, batch, weights, state.apprentice.projection)
+    if workers.size > 1:
+        terms = _parts_of_whole(terms, batch, weights, workers)
+    loss = weighted_sum(terms, weights) if terms else torch.zeros((), dtype=torch.float64)
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
+    if workers.size > 1:
+        terms, loss = _sum_over_workers(state, terms, loss, weights, workers)
+    norm = descend(state, loss, training)
+    return terms, loss, norm
 
 
 def descend(state: TrainingState, loss: Tensor, training: TrainingSection) -> Tensor:
     """One step down the clipped gradient; returns its length. Raises DivergedError before any harm is done."""
     _check_finite("the loss", loss, state.step)
-    state.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    norm = torch.nn.utils.clip_grad_norm_(state.student.parameters(), training.clip_norm)
+    norm = nn.utils.clip_grad_norm_(state.apprentice.parameters(), training.clip_norm)
     _check_finite("the gradient of the loss", norm, state.step)
     state.optimizer.param_groups[0]["lr"] = learning_rate(training, state.step)
     state.optimizer.step()
     update_average(state, training.ema_decay)
     state.step += 1
     return norm
+
+
+def current_weights(state: TrainingState, weights: LossSection) -> LossSection:
+    """The weights of now: that of the Hessian is lowered once the student is almost as good as its teacher."""
+    if not state.switched or weights.hessian_switch is None:
+        return weights
+    return weights.model_copy(update={"hessian": weights.hessian * weights.hessian_switch.factor})
+
+
+def validate(
+    state: TrainingState, batches: Sequence[Batch], task: Task, log: Metrics | None, workers: Workers = ALONE
+) -> None:
+    """Notes the errors of the averaged student, and the best so far; lowers the Hessian's weight when it is time."""
+    student = averaged(state)
+    terms = validation_terms(student, batches, task.weights, state.apprentice.projection, workers)
+    error = terms.get("force", terms.get("teacher_force"))
+    if error is not None and float(error) < (math.inf if state.best is None else state.best[0]):
+        state.best = (float(error), state.step)
+    if log is not None:
+        log.write(state.step, "validation", terms)
+    switch = task.weights.hessian_switch
+    if switch is None or state.switched or error is None:
+        return
+    teacher = teacher_force_error(batches, task.weights)
+    if float(error) < (1 + switch.within) * teacher:
+        state.switched = True
+        if log is not None:
+            log.note(state.step, f"the weight of the Hessian is lowered by the factor {switch.factor}")
+
+
+def validation_terms(
+    student: Student,
+    batches: Sequence[Batch],
+    weights: LossSection,
+    projection: nn.Module | None = None,
+    workers: Workers = ALONE,
+) -> Terms:
+    """Means of the terms over structures that are not trained on."""
+    sums: Terms = {}
+    counts: dict[str, int] = {}
+    for batch in workers.share(batches, [batch.graph.num_edges for batch in batches]):
+        for name, term in loss_terms(student, batch, weights, projection, create_graph=False).items():
+            count = term_count(name, batch)
+            sums[name] = sums.get(name, torch.zeros(())) + term.detach() * count
+            counts[name] = counts.get(name, 0) + count
+    if workers.size == 1:
+        return {name: total / counts[name] for name, total in sums.items()}
+    pairs = [[float(sums.get(name, 0)), counts.get(name, 0)] for name in weights.weights]
+    together = workers.total(torch.tensor(pairs, dtype=torch.float64))  # (terms, 2)
+    return dict(zip(weights.weights, together[:, 0] / together[:, 1], strict=True))
+
+
+def teacher_force_error(batches: Sequence[Batch], weights: LossSection) -> float:
+    """The teacher's error of forces against the data set, in the norm of the student's."""
+    total, atoms = 0.0, 0
+    for batch in batches:
+        assert batch.dataset is not None
+        error = norm_term(
+            given(batch.teacher.forces), given(batch.dataset.forces), weights.norm("force"), weights.huber_delta
+        )
+        total += float(error) * batch.graph.num_atoms
+        atoms += batch.graph.num_atoms
+    return total / atoms
 
 
 def read_weights(folder: Path, student: Student) -> Student:
@@ -121,48 +222,6 @@ def read_weights(folder: Path, student: Student) -> Student:
             f"{path} cannot be read ({error}); delete the folder {folder} and run the same again"
         ) from error
     return student.eval().requires_grad_(False)
-
-
-def make_examples(structures: Sequence[Atoms], labels: Labels, cutoff: float, dtype: torch.dtype) -> list[Example]:
-    """Structures with their labels, their neighbours found once."""
-    return [
-        Example(
-            graph=build_graph(atoms, cutoff, dtype=dtype),
-            energy=label.energy.double(),
-            forces=label.forces.to(dtype),
-            stress=label.stress.to(dtype),
-            probes=label.probes.to(dtype),
-            hessian_products=label.hessian_products.to(dtype),
-        )
-        for atoms, label in zip(structures, labels, strict=True)
-    ]
-
-
-def fit_references(student: Student, examples: list[Example]) -> None:
-    """Sets what the network need not learn: element energies by least squares, the scale of energies, neighbours."""
-    composition = torch.zeros(len(examples), len(student.elements), dtype=torch.float64)
-    for row, example in enumerate(examples):
-        composition[row] = torch.bincount(student.slots[example.graph.numbers], minlength=len(student.elements))
-    energies = torch.stack([example.energy for example in examples])
-    solution = torch.linalg.lstsq(composition, energies[:, None], driver="gelsd").solution[:, 0]
-    student.references.copy_(solution)
-    forces = torch.cat([example.forces for example in examples])
-    student.scale.fill_(float(forces.square().mean().sqrt()) or 1.0)  # eV, over one Å
-    edges = sum(example.graph.num_edges for example in examples)
-    atoms = sum(example.graph.num_atoms for example in examples)
-    student.average_neighbors.fill_(max(edges / atoms, 1.0))
-
-
-def draw_batch(examples: list[Example], step: int, seed: int, size: int, probes: int) -> Batch:
-    """The batch of a step: each epoch a new order, each step new probes out of the stored ones."""
-    size = min(size, len(examples))
-    per_epoch = len(examples) // size
-    epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(len(examples), generator=_generator(seed, 1, epoch))
-    chosen = [examples[int(index)] for index in order[place * size : (place + 1) * size]]
-    random = _generator(seed, 2, step)
-    choices = [torch.randperm(len(example.probes), generator=random)[:probes] for example in chosen]
-    return make_batch(chosen, choices)
 
 
 def learning_rate(training: TrainingSection, step: int) -> float:
@@ -190,54 +249,87 @@ def averaged(state: TrainingState) -> Student:
     return student.eval().requires_grad_(False)
 
 
-def validation_terms(student: Student, examples: list[Example], task: Task) -> dict[str, Tensor]:
-    """Means over batches of the terms, on structures that are not trained on, with all stored probes."""
-    size = task.training.batch_size
-    found: dict[str, list[Tensor]] = {}
-    for first in range(0, len(examples), size):
-        batch = examples[first : first + size]
-        choices = [torch.arange(len(example.probes)) for example in batch]
-        for name, term in loss_terms(student, make_batch(batch, choices), task.weights, create_graph=False).items():
-            found.setdefault(name, []).append(term.detach())
-    return {name: torch.stack(terms).mean() for name, terms in found.items()}
+def _potential_to_ask(task: Task, teacher: Teacher | None) -> Potential | None:
+    """The teacher, where it is asked for products of fresh probes."""
+    if task.weights.hessian == 0 or task.weights.hessian_from == "stored":
+        return None
+    if teacher is None:
+        raise CapabilityError("loss.hessian_from is teacher, and there is none; give train its teacher")
+    return teacher.potential
 
 
-class Metrics:
-    """``metrics.jsonl``: one line a record, complete lines only, nothing after the step that a run goes on from.
+def _teacher_embedding(student: Student, teacher: Teacher | None) -> Tensor:
+    """(elements, channels) The teacher's table, of the student's elements."""
+    table = None if teacher is None else teacher.potential.element_embeddings()
+    if teacher is None or table is None:
+        raise CapabilityError(
+            "student.teacher_channels wants the teacher's element embedding, and there is none; set it to 0"
+        )
+    unknown = [number for number in student.elements if number not in teacher.potential.elements]
+    if unknown:
+        raise CapabilityError(
+            f"student.teacher_channels cannot be had: {teacher.name} does not know the element {unknown[0]} of the "
+            "student; remove it from student.elements"
+        )
+    rows = [teacher.potential.elements.index(number) for number in student.elements]
+    return table[rows].detach().cpu()
 
-    Times go to ``timing.json`` instead, for they are never the same twice.
-    """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        self.timing = folder / "timing.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in kept if line.endswith("\n") and json.loads(line)["step"] <= step]
-        atomic_write(self.path, "".join(kept))
-        self.seconds = json.loads(self.timing.read_text())["seconds"] if step and self.timing.exists() else 0.0
-        self.started = time.perf_counter()
+def _projection(student: Student, examples: Sequence[Example], task: Task, random: torch.Generator) -> nn.Linear | None:
+    """From the student's node features to the teacher's, where they are compared."""
+    if task.weights.feature == 0:
+        return None
+    channels = given(examples[0].teacher.features).shape[1]
+    projection = nn.Linear(student.traits.features, channels)
+    nn.init.xavier_uniform_(projection.weight, generator=random)
+    nn.init.zeros_(projection.bias)
+    return projection.to(student.dtype)
 
-    def write(self, step: int, split: str, terms: dict[str, Tensor], **more: Tensor) -> None:
-        """Appends a record; it can be read at once."""
-        values = {name: value.item() for name, value in (terms | more).items()}
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
 
-    def close(self) -> None:
-        """Brings the records to the disk and notes the seconds of training so far, interruptions left out."""
-        sync(self.path)
-        seconds = self.seconds + time.perf_counter() - self.started
-        write_json(self.timing, {"seconds": round(seconds, 3)})
+def _take_from_main(state: TrainingState, workers: Workers) -> None:
+    """Gives all workers the main one's state, to the bit: the checkpoint that it read, the constants that it fitted."""
+    if workers.size == 1:
+        return
+    modules = (state.apprentice.state_dict(), state.average, state.optimizer.state_dict())
+    (apprentice, average, optimizer), facts = workers.tell((modules, (state.step, state.switched, state.best)))
+    if not workers.main:
+        state.apprentice.load_state_dict(apprentice)
+        state.average.update(average)
+        state.optimizer.load_state_dict(optimizer)
+        state.step, state.switched, state.best = facts
+
+
+def _parts_of_whole(terms: Terms, batch: Batch | None, weights: LossSection, workers: Workers) -> Terms:
+    """The terms times this worker's share of what they are means over, so that they sum to the whole batch's."""
+    names = list(weights.weights)
+    counts = torch.tensor([0 if batch is None else term_count(name, batch) for name in names], dtype=torch.float64)
+    shares = dict(zip(names, counts / workers.total(counts.clone()).clamp(min=1), strict=True))
+    return {name: term * shares[name] for name, term in terms.items()}
+
+
+def _sum_over_workers(
+    state: TrainingState, terms: Terms, loss: Tensor, weights: LossSection, workers: Workers
+) -> tuple[Terms, Tensor]:
+    """Adds up gradients, terms and loss; all workers get the same. What none has a gradient of stays as it is."""
+    parameters = list(state.apprentice.parameters())
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    there = torch.tensor([float(p.grad is not None) for p in parameters]).to(gradients[0])  # (parameters,)
+    total = workers.total(torch.cat([there, *(gradient.flatten() for gradient in gradients)]))
+    there, *parts = torch.split(total, [len(parameters), *(p.numel() for p in parameters)])
+    for parameter, part, known in zip(parameters, parts, there.tolist(), strict=True):
+        parameter.grad = part.reshape(parameter.shape) if known else None
+    values = [terms[name].detach().double() if name in terms else torch.zeros(()).double() for name in weights.weights]
+    sums = workers.total(torch.stack([*values, loss.detach()]))
+    return dict(zip(weights.weights, sums[:-1], strict=True)), sums[-1]
+
+
+def _standing(state: TrainingState) -> str:
+    return "" if state.best is None else f"best force error {state.best[0]:.4f} eV/Å at step {state.best[1]}"
 
 
 def _check_finite(what: str, value: Tensor, step: int) -> None:
     if not torch.isfinite(value):
         raise DivergedError(
-            f"{what} is {value.item()} at step {step}; lower training.learning_rate in the recipe and pass --replace"
+            f"{what} is {value.item()} at step {step}; lower training.learning_rate in the recipe and pass --replace "
+            "(the last good checkpoint stays until then)"
         )
-
-
-def _generator(*keys: int) -> torch.Generator:
-    seed = int.from_bytes(hashlib.sha256(repr(keys).encode()).digest()[:8], "big") >> 1
-    return torch.Generator().manual_seed(seed)

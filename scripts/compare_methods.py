@@ -1,0 +1,532 @@
+"""Ways to learn from a teacher, compared at equal cost: variants of one recipe, over several seeds.
+
+A plan (a YAML file, see benchmarks/methods/) names a recipe and its variants, each a few changes to it. All are trained
+for equally many seconds, their steps being those seconds over the CPU time of a step on one thread, which is measured
+first and in turns and hardly feels what else the machine does; or for equally many steps; or both. A variant with
+``frames_for`` has no Hessians but as many more training structures, of the plan's extra groups, as the Hessian products
+of another variant cost its teacher. Errors are against the teacher, on the test split of the recipe, with one set of
+probes for all. Writes benchmarks/<plan>-methods.md, .json and .png. Can be stopped and started again.
+
+    .venv/bin/python scripts/compare_methods.py benchmarks/methods/ethanol.yaml
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pydantic import Field, PositiveInt, model_validator
+from scipy import stats
+
+from zoo.artifact import DTYPES, count_parameters
+from zoo.calculator import ZooCalculator
+from zoo.config import Config, canonical_json, digest, parse, read_yaml
+from zoo.data.labels import Labels, draw_probes
+from zoo.data.structures import read_split, structure_digest
+from zoo.distill.batches import Batches
+from zoo.distill.examples import make_examples
+from zoo.distill.label import check_teacher, label_plan, label_structures
+from zoo.distill.loss import Example
+from zoo.distill.task import Task, needs_teacher
+from zoo.distill.train import averaged, start, train, train_step
+from zoo.errors import ConfigError, ZooError
+from zoo.evaluate.accuracy import accuracy
+from zoo.evaluate.dynamics import nve
+from zoo.evaluate.environment import hardware, versions
+from zoo.evaluate.speed import time_calls
+from zoo.files import atomic_write
+from zoo.neighbors import build_graph
+from zoo.pipeline import make_structures
+from zoo.recipe import FramesGroup, Recipe, Split, read_recipe
+from zoo.run import Run
+from zoo.students import Student
+from zoo.teachers import Teacher, load_teacher
+
+Result = dict[str, Any]
+Equal = Literal["time", "steps"]
+
+ERRORS = {
+    "force_mae_meV_A": "force (meV/Å)",
+    "hessian_mae_eV_A2": "Hessian·v (eV/Å²)",
+    "energy_mae_meV_atom": "energy (meV/atom)",
+}
+
+
+class Variant(Config):
+    """One way to learn: changes to sections of the recipe, merged into them key by key."""
+
+    labels: dict[str, Any] = Field(default_factory=dict)
+    loss: dict[str, Any] = Field(default_factory=dict)
+    student: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    frames_for: str | None = None  # as many more training structures as that variant's Hessian products cost
+    against: str | None = None  # what it is compared with; the plan's baseline without
+    seeds: PositiveInt | None = None  # the plan's without
+
+
+class Plan(Config):
+    """What is compared."""
+
+    recipe: str
+    baseline: str
+    equal: tuple[Equal, ...] = ("time",)
+    seconds: PositiveInt = 120  # of training, on one thread
+    steps: PositiveInt = 1000  # where steps are equal
+    seeds: PositiveInt = 3
+    dynamics_starts: int = Field(2, ge=0)  # test structures from which NVE dynamics starts
+    dynamics_steps: PositiveInt = 2000
+    notes: str = ""
+    extra: tuple[FramesGroup, ...] = ()  # training structures for those variants that have more of them
+    variants: dict[str, Variant]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Plan":
+        named = [
+            self.baseline,
+            *(v.frames_for for v in self.variants.values()),
+            *(v.against for v in self.variants.values()),
+        ]
+        unknown = {name for name in named if name is not None} - set(self.variants)
+        if unknown:
+            raise ValueError(f"no variant is called {', '.join(sorted(unknown))}")
+        return self
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A plan and where it is carried out."""
+
+    plan: Plan
+    recipe: Recipe
+    folder: Path
+    threads: int
+
+    def measured(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What was measured under a name, now or in an earlier start."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            atomic_write(path, canonical_json(measure()))
+        return json.loads(path.read_text())
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    bench = open_bench(arguments.plan, arguments.threads)
+    for name in bench.plan.variants:
+        prepare(bench, name)
+    label_test(bench)
+    times = bench.measured("step-times", lambda: step_times(bench))
+    jobs = [
+        (name, equal, seed)
+        for equal, (name, variant) in product(bench.plan.equal, bench.plan.variants.items())
+        for seed in range(variant.seeds or bench.plan.seeds)
+    ]
+    jobs.sort(key=lambda job: job[2])
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
+        pending = [pool.submit(measure, arguments.plan, arguments.threads, job, times[job[0]]) for job in jobs]
+        results = [future.result() for future in pending]
+    speeds = bench.measured("speeds", lambda: speeds_of(bench))
+    write(bench, results, times, speeds, Path("benchmarks") / f"{arguments.plan.stem}-methods")
+
+
+def open_bench(path: Path, threads: int) -> Bench:
+    plan = read_yaml(Plan, path)
+    recipe = read_recipe(plan.recipe)
+    folder = Path("runs") / f"{recipe.name}-methods-{recipe.digest[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Bench(plan, recipe, folder, threads)
+
+
+def recipe_of(bench: Bench, name: str) -> Recipe:
+    """The recipe of a variant. Raises ConfigError where its changes do not fit."""
+    variant = bench.plan.variants[name]
+    data = bench.recipe.model_dump(mode="json", exclude_none=True)
+    for section in ("labels", "loss", "student", "training"):
+        data[section] |= getattr(variant, section)
+    if variant.frames_for is not None:
+        data["labels"]["probes"] = "none"
+        data["structures"]["groups"] += extra_groups(bench, variant.frames_for)
+    return parse(Recipe, data, f"variant {name}")
+
+
+def extra_groups(bench: Bench, name: str) -> list[dict[str, Any]]:
+    """As much of the plan's extra groups as the Hessian products of a variant cost. Raises ConfigError."""
+    own = len(training_structures(bench, bench.recipe))
+    wanted = round((frames_factor(bench, name) - 1) * own)
+    groups = []
+    for group in bench.plan.extra:
+        count = min(group.count, math.ceil(wanted / group.copies))
+        if count > 0:
+            groups.append(group.model_copy(update={"count": count}).model_dump(mode="json", exclude_none=True))
+            wanted -= count * group.copies
+    if wanted > 0:
+        raise ConfigError(f"the plan's extra groups lack {wanted} structures of those that {name!r} costs; give more")
+    return groups
+
+
+def frames_factor(bench: Bench, name: str) -> float:
+    """How many structures a teacher labels without products in the time of one with the products of a variant."""
+    cost = bench.measured("label-costs", lambda: label_costs(bench))
+    recipe = recipe_of(bench, name)
+    products = recipe.labels.stored_probes
+    if products is None:
+        products = 3 * len(training_structures(bench, recipe)[0])
+    return 1 + products * float(cost["product_seconds"]) / float(cost["energy_and_forces_seconds"])
+
+
+def training_structures(bench: Bench, recipe: Recipe) -> list[Atoms]:
+    return read_split(make_structures(run_of(bench, recipe)), recipe.structures.groups, "train")
+
+
+def label_costs(bench: Bench, turns: int = 5) -> dict[str, float]:
+    """Median CPU seconds of the teacher for energy and forces of a training structure, and for one product more."""
+    teacher = teacher_of(bench.recipe)
+    potential = teacher.potential
+    plain: list[float] = []
+    whole: list[float] = []
+    for atoms in training_structures(bench, bench.recipe)[: turns + 1]:
+        graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype)
+        probes = draw_probes("rademacher", 1, len(atoms), torch.Generator().manual_seed(0)).to(potential.dtype)
+        for times, asked in ((plain, None), (whole, probes)):
+            began = time.process_time()
+            potential.predict(graph, stress=True, probes=asked)
+            times.append(time.process_time() - began)
+    energy = statistics.median(plain[1:])
+    return {"energy_and_forces_seconds": energy, "product_seconds": statistics.median(whole[1:]) - energy}
+
+
+def run_of(bench: Bench, recipe: Recipe) -> Run:
+    """The folder of the structures of a variant, which variants with the same structures share."""
+    return Run.of(recipe, bench.folder / f"data-{digest(recipe.structures)[:12]}")
+
+
+def teacher_of(recipe: Recipe) -> Teacher:
+    return load_teacher(recipe.teacher.name, dtype=DTYPES[recipe.teacher.dtype])
+
+
+def prepare(bench: Bench, name: str) -> None:
+    """Structures and labels of a variant."""
+    recipe = recipe_of(bench, name)
+    for split in ("train", "validation"):
+        labels_of(bench, recipe, split)
+
+
+def label_test(bench: Bench) -> tuple[list[Atoms], Labels]:
+    """The test split, with the labels of the recipe as it is."""
+    return labels_of(bench, bench.recipe, "test")
+
+
+def labels_of(bench: Bench, recipe: Recipe, split: Split) -> tuple[list[Atoms], Labels]:
+    run = run_of(bench, recipe)
+    structures = read_split(make_structures(run), recipe.structures.groups, split)
+    folder = run.folder / f"labels-{digest(recipe.labels)[:12]}" / split
+    if (folder / "manifest.json").exists():
+        return structures, Labels.open(folder, [structure_digest(atoms) for atoms in structures])
+    check_teacher(recipe, run.teacher)
+    plan = label_plan(structures, run.teacher, recipe.labels, recipe.seed, recipe.teacher.dtype)
+    return structures, label_structures(folder, structures, run.teacher, plan, forward_mode=recipe.labels.forward_mode)
+
+
+def examples_of(bench: Bench, recipe: Recipe, split: Split) -> list[Example]:
+    return make_examples(*labels_of(bench, recipe, split), recipe.student.cutoff, DTYPES[recipe.training.dtype])
+
+
+def task_of(recipe: Recipe, steps: int, seed: int) -> Task:
+    """What is trained: the recipe's schedule, over so many steps."""
+    changes: dict[str, Any] = {"steps": steps, "warmup_steps": min(recipe.training.warmup_steps, steps // 10)}
+    changes |= {"validate_every": max(steps // 4, 1), "checkpoint_every": max(steps // 10, 1), "log_every": 50}
+    training = recipe.training.model_copy(update=changes)
+    data = digest([recipe.structures.model_dump(mode="json"), recipe.labels.model_dump(mode="json"), recipe.seed])
+    return Task(recipe.student, training, recipe.loss, seed, data, recipe.labels)
+
+
+def step_times(bench: Bench, turns: int = 25) -> dict[str, float]:
+    """Median CPU seconds of a training step of each variant, batch included, taken in turns."""
+    ready = {}
+    for name in bench.plan.variants:
+        recipe = recipe_of(bench, name)
+        task, examples = task_of(recipe, 1000, 0), examples_of(bench, recipe, "train")
+        teacher = teacher_of(recipe) if needs_teacher(task) else None
+        state = start(Path(os.devnull), task, examples, teacher)
+        asked = teacher.potential if teacher is not None and recipe.loss.hessian_from == "teacher" else None
+        ready[name] = (task, state, Batches(examples, task, asked))
+    times: dict[str, list[float]] = {name: [] for name in ready}
+    for turn in range(turns + 3):
+        for name, (task, state, batches) in ready.items():
+            began = time.process_time()
+            train_step(state, batches.at(state.step), task.weights, task.training)
+            if turn >= 3:
+                times[name].append(time.process_time() - began)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure(path: Path, threads: int, job: tuple[str, Equal, int], step_time: float) -> Result:
+    """One training and what is measured of its student; read from disk where it was done before."""
+    torch.set_num_threads(threads)
+    name, equal, seed = job
+    bench = open_bench(path, threads)
+    recipe = recipe_of(bench, name)
+    steps = bench.plan.steps if equal == "steps" else max(round(bench.plan.seconds / step_time), 20)
+    task = task_of(recipe, steps, seed)
+    folder = bench.folder / "trained" / f"{name.replace(' ', '-').replace('=', '')}-{task.inputs[:10]}-{seed}"
+    if (folder / "result.json").exists():
+        found: Result = json.loads((folder / "result.json").read_text())
+        return found
+    teacher = teacher_of(recipe) if needs_teacher(task) else None
+    examples, validation = (examples_of(bench, recipe, split) for split in ("train", "validation"))
+    student = train(folder, task, examples, validation, teacher)
+    timing = json.loads((folder / "timing.json").read_text())
+    result: Result = {"variant": name, "equal": equal, "seed": seed, "steps": steps, "structures": len(examples)}
+    result |= {"seconds": timing["seconds"], "parameters": count_parameters(student)}
+    result |= errors(bench, student) | stability(bench, student, seed)
+    atomic_write(folder / "result.json", canonical_json(result))
+    print(json.dumps(result, ensure_ascii=False), flush=True)
+    return result
+
+
+def errors(bench: Bench, student: Student) -> Result:
+    """Errors against the teacher on the test split, and of forces against the data set where it has labels."""
+    structures, labels = label_test(bench)
+    many = list(labels)
+    found = accuracy(student, structures, [label.prediction() for label in many], [label.probes for label in many])
+    result = {key: getattr(found, key) for key in (*ERRORS, "stress_mae_GPa")}
+    if all(atoms.calc is not None for atoms in structures):
+        dataset = np.concatenate([atoms.get_forces() for atoms in structures])
+        result["dataset_force_mae_meV_A"] = 1000 * float(np.abs(found.forces - dataset).mean())
+        result["teacher_dataset_force_mae_meV_A"] = 1000 * float(np.abs(found.labelled_forces - dataset).mean())
+    return result
+
+
+def stability(bench: Bench, student: Student, seed: int) -> Result:
+    """How long NVE dynamics keeps together, as a part of the time asked for, and the drift of those that do."""
+    structures, _ = label_test(bench)
+    section = bench.recipe.evaluation
+    lasted, drifts = [], []
+    for number in range(bench.plan.dynamics_starts):
+        run = nve(
+            structures[number],
+            ZooCalculator(student),
+            temperature_K=section.initial_temperature,
+            timestep_fs=section.dynamics_timestep,
+            steps=bench.plan.dynamics_steps,
+            generator=np.random.default_rng([seed, number]),
+        )
+        lasted.append((len(run.times_ps) - 1) / bench.plan.dynamics_steps)
+        if run.drift_meV_atom_ps is not None:
+            drifts.append(abs(run.drift_meV_atom_ps))
+    return {
+        "stable_part": statistics.mean(lasted) if lasted else None,
+        "drift_meV_atom_ps": statistics.median(drifts) if drifts else None,
+    }
+
+
+def speeds_of(bench: Bench) -> dict[str, float]:
+    """Milliseconds for energy and forces of the first test structure, of each student that differs, and the teacher."""
+    structures, _ = label_test(bench)
+    engines = {"teacher": ZooCalculator(teacher_of(bench.recipe).potential)}
+    for name in bench.plan.variants:
+        recipe = recipe_of(bench, name)
+        key = json.dumps(recipe.student.model_dump(mode="json", exclude={"elements"}))
+        if key not in engines:
+            task, examples = task_of(recipe, 1000, 0), examples_of(bench, recipe, "train")[:8]
+            teacher = teacher_of(recipe) if needs_teacher(task) else None
+            engines[key] = ZooCalculator(averaged(start(Path(os.devnull), task, examples, teacher)))
+    random = np.random.default_rng(0)
+    found = time_calls(engines, structures[0], repeats=20, generator=random, threads=bench.threads)
+    return {name: timing.median_ms for name, timing in found.items()}
+
+
+def write(bench: Bench, results: list[Result], times: dict[str, float], speeds: dict[str, float], path: Path) -> None:
+    """The tables, the figure and the numbers."""
+    whole = {
+        "plan": bench.plan.model_dump(mode="json"),
+        "recipe_sha256": bench.recipe.digest,
+        "step_seconds": times,
+        "ms_per_call": speeds,
+        "label_costs": bench.measured("label-costs", lambda: label_costs(bench)),
+        "hardware": hardware(),
+        "versions": versions(),
+        "results": results,
+    }
+    atomic_write(path.with_suffix(".json"), canonical_json(whole))
+    page = text(bench, path.name.removesuffix("-methods"), results, times, speeds)
+    atomic_write(path.with_suffix(".md"), page)
+    draw(bench, results, path.with_suffix(".png"))
+    print(f"\n{page}\nwritten to {path}.md, .json and .png")
+
+
+def text(bench: Bench, name: str, results: list[Result], times: dict[str, float], speeds: dict[str, float]) -> str:
+    plan, machine = bench.plan, hardware()
+    test, _ = label_test(bench)
+    lines = [
+        f"# Ways to learn from a teacher: {bench.recipe.name}",
+        "",
+        f"Errors against the teacher on {len(test)} test structures: mean over seeds, with half the width of the 95 %",
+        f"confidence interval (Student's t). Changes are against {plan.baseline} or what is named, paired by seed.",
+        f"{machine['cpu']}, one process of {bench.threads} thread a training, torch {versions()['torch']}.",
+        *(["", *plan.notes.strip().splitlines()] if plan.notes else []),
+    ]
+    for equal in plan.equal:
+        what = f"{plan.seconds} s of training" if equal == "time" else f"{plan.steps} steps"
+        lines += [
+            "",
+            f"## Equal {equal}: {what}",
+            "",
+            *_table(bench, [r for r in results if r["equal"] == equal], times),
+        ]
+    costs = bench.measured("label-costs", lambda: label_costs(bench))
+    lines += [
+        "",
+        f"The teacher takes {1e3 * float(costs['energy_and_forces_seconds']):.0f} ms for energy and forces of a",
+        f"training structure and {1e3 * float(costs['product_seconds']):.0f} ms for one Hessian product.",
+        *_against_dataset(bench, results),
+        *_sizes(bench, results, speeds),
+        "",
+        f"![errors]({name}-methods.png)",
+        "",
+        "To repeat it (`ZOO_DATA` names the folder of the data sets):",
+        "",
+        "```bash",
+        f".venv/bin/python scripts/compare_methods.py benchmarks/methods/{name}.yaml",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(bench: Bench, results: list[Result], times: dict[str, float]) -> list[str]:
+    heads = ["", "step", "steps", "frames", *ERRORS.values(), "force, change", "Hessian, change", "NVE kept", "drift"]
+    lines = [f"| {' | '.join(heads)} |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+    for name in bench.plan.variants:
+        own = [result for result in results if result["variant"] == name]
+        if not own:
+            continue
+        cells = [name, f"{1e3 * times[name]:.0f} ms", str(own[0]["steps"]), str(own[0]["structures"])]
+        cells += [interval(values(own, key)) for key in ERRORS]
+        cells += [_change(bench, results, name, key) for key in ("force_mae_meV_A", "hessian_mae_eV_A2")]
+        kept, drift = values(own, "stable_part"), values(own, "drift_meV_atom_ps")
+        cells += [f"{100 * statistics.mean(kept):.0f} %" if kept else "-"]
+        cells += [f"{statistics.median(drift):.2g}" if drift else "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", "Drift in meV/atom/ps; NVE kept is the part of the dynamics in which nothing came apart."]
+
+
+def _sizes(bench: Bench, results: list[Result], speeds: dict[str, float]) -> list[str]:
+    """Accuracy against speed of students that differ."""
+    rows = {}
+    for name in bench.plan.variants:
+        own = [r for r in results if r["variant"] == name and r["equal"] == bench.plan.equal[0]]
+        key = json.dumps(recipe_of(bench, name).student.model_dump(mode="json", exclude={"elements"}))
+        if own and key in speeds:
+            rows[name] = (own[0]["parameters"], speeds[key], interval(values(own, "force_mae_meV_A")))
+    if len({row[1] for row in rows.values()}) < 2:
+        return []
+    lines = ["", "## Size and speed", "", "| | parameters | ms a call | times the teacher's speed | force (meV/Å) |"]
+    lines += ["|---|--:|--:|--:|--:|", f"| teacher | | {speeds['teacher']:.1f} | 1 | |"]
+    return lines + [
+        f"| {name} | {parameters:,} | {ms:.2f} | {speeds['teacher'] / ms:.1f} | {error} |"
+        for name, (parameters, ms, error) in rows.items()
+    ]
+
+
+def _against_dataset(bench: Bench, results: list[Result]) -> list[str]:
+    """Errors of forces against the labels of the data set, where the test split has them."""
+    key = "dataset_force_mae_meV_A"
+    measured = [result for result in results if result.get(key) is not None]
+    if not measured:
+        return []
+    lines = ["", "## Against the data set", "", "| | force (meV/Å) |", "|---|--:|"]
+    lines += [f"| teacher | {_digits(float(measured[0]['teacher_' + key]))} |"]
+    for equal, name in product(bench.plan.equal, bench.plan.variants):
+        found = values([r for r in measured if r["variant"] == name and r["equal"] == equal], key)
+        lines += [f"| {name}, equal {equal} | {interval(found)} |"] if found else []
+    return lines
+
+
+def _change(bench: Bench, results: list[Result], name: str, key: str) -> str:
+    """The change in per cent against the baseline, paired by seed."""
+    other = bench.plan.variants[name].against or bench.plan.baseline
+    if name == other:
+        return ""
+    mine, theirs = ({r["seed"]: r for r in results if r["variant"] == each} for each in (name, other))
+    shared = sorted(set(mine) & set(theirs))
+    changes = [100 * (float(mine[seed][key]) / float(theirs[seed][key]) - 1) for seed in shared]
+    suffix = "" if other == bench.plan.baseline else f" ({other})"
+    return f"{interval(changes, sign=True)} %{suffix}" if changes else "-"
+
+
+def values(results: Sequence[Result], key: str) -> list[float]:
+    return [float(result[key]) for result in results if result.get(key) is not None]
+
+
+def interval(found: Sequence[float], *, sign: bool = False) -> str:
+    """Mean and half of the 95 % confidence interval; the mean alone where there is one."""
+    if not found:
+        return "-"
+    mean = statistics.mean(found)
+    shown = f"{mean:+.0f}" if sign else _digits(mean)
+    return shown if len(found) == 1 else f"{shown} ± {_digits(half_width(found))}"
+
+
+def half_width(found: Sequence[float]) -> float:
+    count = len(found)
+    return float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(found) / math.sqrt(count)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def draw(bench: Bench, results: list[Result], path: Path) -> None:
+    """Errors of force and Hessian by variant, with each seed as a point."""
+    equal = bench.plan.equal[0]
+    names = [name for name in bench.plan.variants if any(r["variant"] == name for r in results)]
+    figure = Figure(figsize=(10, 0.9 + 0.34 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{bench.recipe.name}: errors on the test split at equal {equal}", fontsize=11)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (key, label) in zip(panels, list(ERRORS.items())[:2], strict=True):
+        for place, name in enumerate(names):
+            found = values([r for r in results if r["variant"] == name and r["equal"] == equal], key)
+            if not found:
+                continue
+            bar = half_width(found) if len(found) > 1 else 0.0
+            color = "#555555" if name == bench.plan.baseline else "#0072B2"
+            panel.errorbar(statistics.mean(found), place, xerr=bar, fmt="o", color=color, capsize=3)
+            panel.plot(found, [place] * len(found), "|", color="#D55E00", markersize=8)
+        panel.set(xlabel=f"error of {label}", xlim=(0, None))
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    figure.savefig(path, dpi=130)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--threads", type=int, default=1, help="of each training")
+    parser.add_argument("--processes", type=int, default=2, help="trainings at a time")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ZooError as error:
+        raise SystemExit(f"error: {error}") from error
