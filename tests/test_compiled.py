@@ -142,6 +142,30 @@ def test_a_single_structure_is_another_kind(student: Potential) -> None:
     assert len(compiled.graphs) == 2
 
 
+def test_the_first_batch_is_answered_by_the_compiled_graph_too(student: Potential) -> None:
+    """A training that goes on after a kill compiles anew; its first step must have the bits of the others."""
+
+    def rounding(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        return lambda *flat: [tensor * (1 + 1e-12) for tensor in graph(*flat)]
+
+    compiled = CompiledGradient(student, terms_of(student), rounding)
+    batch = make_batch(5, probes=0)
+    first, second = compiled(batch, COEFFICIENTS), compiled(batch, COEFFICIENTS)
+    assert torch.equal(first[0]["force"], second[0]["force"])
+    assert not torch.equal(first[0]["force"], terms_of(student)(batch)["force"])
+
+
+def test_beyond_so_many_kinds_it_is_eager(student: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.distill.compiled.MOST_GRAPHS", 1)
+    compiled = CompiledGradient(student, terms_of(student), as_captured)
+    for structures in (5, 1, 5):
+        batch = make_batch(structures, probes=0)
+        expected = eager_gradient(student, terms_of(student)(batch), COEFFICIENTS)
+        assert_same(compiled(batch, COEFFICIENTS), expected)
+    assert len(compiled.graphs) == 1
+    assert not compiled.eager
+
+
 def test_a_wrong_graph_is_found_out(student: Potential) -> None:
     def wrong(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
         return lambda *flat: [1.001 * tensor for tensor in graph(*flat)]

@@ -256,6 +256,12 @@ def test_a_dry_run_touches_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_tells_of_exploration(tmp_path):
+    recipe = tiny_recipe(exploration={"kind": "dynamics", "rounds": 2, "budget": 5})
+    text = outline(Run.of(recipe, tmp_path / "run"))
+    assert "exploration     10 structures at most, 5 in each of 2 rounds of dynamics" in text
+
+
 def test_a_dry_run_tells_what_would_be_refused(finished):
     recipe = tiny_recipe(training__steps=8)
     lines = outline(Run.of(recipe, finished)).splitlines()

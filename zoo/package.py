@@ -217,7 +217,7 @@ def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher) -> Lineage:
         data=tuple(DataSource(name=one.name, licence=one.licence) for one in recipe.structures.data),
         level_of_theory=teacher.level_of_theory,
         seed=recipe.seed,
-        steps=recipe.training.steps,
+        steps=recipe.training.steps * (1 + (recipe.exploration.rounds if recipe.exploration else 0)),
         code_version=__version__,
     )
 

@@ -268,6 +268,7 @@ def outline(run: Run) -> str:
     lines += [
         f"labels      {products:>6} Hessian products ({recipe.labels.probes}), {moves} steps of teacher dynamics",
         f"training    {training.steps:>6} steps of {training.batch_size} structures, student and twin",
+        *_exploration_lines(recipe),
         "",
         *_standing(run),
     ]
@@ -306,6 +307,16 @@ def _count_atoms(run: Run) -> tuple[dict[str, int], list[str]]:
         except ZooError as error:
             missing.append(f"missing     {error}")
     return atoms, missing
+
+
+def _exploration_lines(recipe: Recipe) -> list[str]:
+    section = recipe.exploration
+    if section is None:
+        return []
+    return [
+        f"exploration {section.rounds * section.budget:>6} structures at most, {section.budget} in each of "
+        f"{section.rounds} rounds of {section.kind}, and as many trainings more"
+    ]
 
 
 def _standing(run: Run) -> list[str]:
