@@ -77,6 +77,11 @@ class Variant(Config):
     against: str | None = None  # what it is compared with; the plan's baseline without
     seeds: PositiveInt | None = None  # the plan's without
 
+    @property
+    def compared_with(self) -> str | None:
+        """What changes are told against; None is the plan's baseline."""
+        return self.against or self.frames_for
+
 
 class Plan(Config):
     """What is compared."""
@@ -90,6 +95,8 @@ class Plan(Config):
     dynamics_starts: int = Field(2, ge=0)  # test structures from which NVE dynamics starts
     dynamics_steps: PositiveInt = 2000
     notes: str = ""
+    conclusions: str = ""  # what a person read in the tables
+    missing: dict[str, str] = Field(default_factory=dict)  # ways that cannot be had here -> why
     extra: tuple[FramesGroup, ...] = ()  # training structures for those variants that have more of them
     variants: dict[str, Variant]
 
@@ -115,9 +122,9 @@ class Bench:
     folder: Path
     threads: int
 
-    def measured(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What was measured under a name, now or in an earlier start."""
-        path = self.folder / f"{name}.json"
+    def measured(self, name: str, measure: Callable[[], Any], *depends: Any) -> Any:
+        """What was measured under a name, now or in an earlier start with the same versions, threads and so on."""
+        path = self.folder / f"{name}-{digest([versions(), self.threads, *depends])[:10]}.json"
         if not path.exists():
             atomic_write(path, canonical_json(measure()))
         return json.loads(path.read_text())
@@ -127,10 +134,14 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     bench = open_bench(arguments.plan, arguments.threads)
+    path = Path("benchmarks") / f"{arguments.plan.stem}-methods"
+    if arguments.render:
+        write(bench, json.loads(path.with_suffix(".json").read_text()), path)
+        return
     for name in bench.plan.variants:
         prepare(bench, name)
     label_test(bench)
-    times = bench.measured("step-times", lambda: step_times(bench))
+    times = bench.measured("step-times", lambda: step_times(bench), _variants(bench))
     jobs = [
         (name, equal, seed)
         for equal, (name, variant) in product(bench.plan.equal, bench.plan.variants.items())
@@ -141,8 +152,7 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
         pending = [pool.submit(measure, arguments.plan, arguments.threads, job, times[job[0]]) for job in jobs]
         results = [future.result() for future in pending]
-    speeds = bench.measured("speeds", lambda: speeds_of(bench))
-    write(bench, results, times, speeds, Path("benchmarks") / f"{arguments.plan.stem}-methods")
+    write(bench, collect(bench, results, times), path)
 
 
 def open_bench(path: Path, threads: int) -> Bench:
@@ -153,31 +163,53 @@ def open_bench(path: Path, threads: int) -> Bench:
     return Bench(plan, recipe, folder, threads)
 
 
+def _variants(bench: Bench) -> dict[str, Any]:
+    return {name: variant.model_dump(mode="json") for name, variant in bench.plan.variants.items()}
+
+
 def recipe_of(bench: Bench, name: str) -> Recipe:
     """The recipe of a variant. Raises ConfigError where its changes do not fit."""
+    recipe = changed_recipe(bench, name)
+    other = bench.plan.variants[name].frames_for
+    if other is None:
+        return recipe
+    data = recipe.model_dump(mode="json", exclude_none=True)
+    data["structures"]["groups"] += extra_groups(bench, other)
+    return parse(Recipe, data, f"variant {name}")
+
+
+def changed_recipe(bench: Bench, name: str) -> Recipe:
+    """The recipe of a variant but for the structures that it has more of."""
     variant = bench.plan.variants[name]
     data = bench.recipe.model_dump(mode="json", exclude_none=True)
     for section in ("labels", "loss", "student", "training"):
         data[section] |= getattr(variant, section)
     if variant.frames_for is not None:
         data["labels"]["probes"] = "none"
-        data["structures"]["groups"] += extra_groups(bench, variant.frames_for)
     return parse(Recipe, data, f"variant {name}")
 
 
 def extra_groups(bench: Bench, name: str) -> list[dict[str, Any]]:
     """As much of the plan's extra groups as the Hessian products of a variant cost. Raises ConfigError."""
     own = len(training_structures(bench, bench.recipe))
-    wanted = round((frames_factor(bench, name) - 1) * own)
-    groups = []
-    for group in bench.plan.extra:
-        count = min(group.count, math.ceil(wanted / group.copies))
-        if count > 0:
-            groups.append(group.model_copy(update={"count": count}).model_dump(mode="json", exclude_none=True))
-            wanted -= count * group.copies
-    if wanted > 0:
-        raise ConfigError(f"the plan's extra groups lack {wanted} structures of those that {name!r} costs; give more")
-    return groups
+    wanted = (frames_factor(bench, name) - 1) * own
+    there = sum(group.count * group.copies for group in bench.plan.extra)
+    if wanted > there:
+        raise ConfigError(f"the plan's extra groups hold {there} structures, {name!r} costs {wanted:.0f}; give more")
+    return [
+        _part(group, wanted / there).model_dump(mode="json", exclude_none=True)
+        for group in bench.plan.extra
+        if round(group.count * group.copies * wanted / there) > 0
+    ]
+
+
+def _part(group: FramesGroup, fraction: float) -> FramesGroup:
+    """So much of a group: fewer copies of each frame, where there are copies, else frames further apart."""
+    structures = max(round(group.count * group.copies * fraction), 1)
+    copies = math.ceil(structures / group.count)
+    count = min(group.count, round(structures / copies))
+    stride = group.stride * (group.count // count)
+    return group.model_copy(update={"copies": copies, "count": count, "stride": stride})
 
 
 def frames_factor(bench: Bench, name: str) -> float:
@@ -194,18 +226,19 @@ def training_structures(bench: Bench, recipe: Recipe) -> list[Atoms]:
     return read_split(make_structures(run_of(bench, recipe)), recipe.structures.groups, "train")
 
 
-def label_costs(bench: Bench, turns: int = 5) -> dict[str, float]:
+def label_costs(bench: Bench, turns: int = 20) -> dict[str, float]:
     """Median CPU seconds of the teacher for energy and forces of a training structure, and for one product more."""
     teacher = teacher_of(bench.recipe)
     potential = teacher.potential
     plain: list[float] = []
     whole: list[float] = []
-    for atoms in training_structures(bench, bench.recipe)[: turns + 1]:
+    structures = training_structures(bench, bench.recipe)
+    for atoms in structures[:1] + structures[:: max(len(structures) // turns, 1)]:
         graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype)
         probes = draw_probes("rademacher", 1, len(atoms), torch.Generator().manual_seed(0)).to(potential.dtype)
         for times, asked in ((plain, None), (whole, probes)):
             began = time.process_time()
-            potential.predict(graph, stress=True, probes=asked)
+            potential.predict(graph, stress=True, probes=asked, side=bench.recipe.labels.side)
             times.append(time.process_time() - began)
     energy = statistics.median(plain[1:])
     return {"energy_and_forces_seconds": energy, "product_seconds": statistics.median(whole[1:]) - energy}
@@ -284,10 +317,14 @@ def measure(path: Path, threads: int, job: tuple[str, Equal, int], step_time: fl
     recipe = recipe_of(bench, name)
     steps = bench.plan.steps if equal == "steps" else max(round(bench.plan.seconds / step_time), 20)
     task = task_of(recipe, steps, seed)
-    folder = bench.folder / "trained" / f"{name.replace(' ', '-').replace('=', '')}-{task.inputs[:10]}-{seed}"
+    folder = (
+        bench.folder
+        / "trained"
+        / f"{name.replace(' ', '-').replace('=', '')}-{task.inputs[:10]}-{_dynamics(bench)}-{seed}"
+    )
     if (folder / "result.json").exists():
         found: Result = json.loads((folder / "result.json").read_text())
-        return found
+        return found | {"equal": equal}
     teacher = teacher_of(recipe) if needs_teacher(task) else None
     examples, validation = (examples_of(bench, recipe, split) for split in ("train", "validation"))
     student = train(folder, task, examples, validation, teacher)
@@ -300,11 +337,17 @@ def measure(path: Path, threads: int, job: tuple[str, Equal, int], step_time: fl
     return result
 
 
+def _dynamics(bench: Bench) -> str:
+    return f"{bench.plan.dynamics_starts}x{bench.plan.dynamics_steps}"
+
+
 def errors(bench: Bench, student: Student) -> Result:
     """Errors against the teacher on the test split, and of forces against the data set where it has labels."""
     structures, labels = label_test(bench)
     many = list(labels)
-    found = accuracy(student, structures, [label.prediction() for label in many], [label.probes for label in many])
+    probes = [label.probes for label in many]
+    side = bench.recipe.labels.side
+    found = accuracy(student, structures, [label.prediction() for label in many], probes, side=side)
     result = {key: getattr(found, key) for key in (*ERRORS, "stress_mae_GPa")}
     if all(atoms.calc is not None for atoms in structures):
         dataset = np.concatenate([atoms.get_forces() for atoms in structures])
@@ -352,116 +395,165 @@ def speeds_of(bench: Bench) -> dict[str, float]:
     return {name: timing.median_ms for name, timing in found.items()}
 
 
-def write(bench: Bench, results: list[Result], times: dict[str, float], speeds: dict[str, float], path: Path) -> None:
-    """The tables, the figure and the numbers."""
-    whole = {
+def collect(bench: Bench, results: list[Result], times: dict[str, float]) -> Result:
+    """All numbers of a plan that is done."""
+    structures, _ = label_test(bench)
+    sizes = [len(atoms) for atoms in training_structures(bench, bench.recipe)]
+    return {
         "plan": bench.plan.model_dump(mode="json"),
         "recipe_sha256": bench.recipe.digest,
         "step_seconds": times,
-        "ms_per_call": speeds,
+        "ms_per_call": bench.measured("speeds", lambda: speeds_of(bench), _variants(bench)),
         "label_costs": bench.measured("label-costs", lambda: label_costs(bench)),
+        "test_structures": len(structures),
+        "training_atoms": statistics.mean(sizes),
         "hardware": hardware(),
         "versions": versions(),
         "results": results,
     }
+
+
+def write(bench: Bench, whole: Result, path: Path) -> None:
+    """The tables, the figure and the numbers."""
+    page = text(bench, path.name.removesuffix("-methods"), whole)
     atomic_write(path.with_suffix(".json"), canonical_json(whole))
-    page = text(bench, path.name.removesuffix("-methods"), results, times, speeds)
     atomic_write(path.with_suffix(".md"), page)
-    draw(bench, results, path.with_suffix(".png"))
+    draw(bench, whole["results"], path.with_suffix(".png"))
     print(f"\n{page}\nwritten to {path}.md, .json and .png")
 
 
-def text(bench: Bench, name: str, results: list[Result], times: dict[str, float], speeds: dict[str, float]) -> str:
-    plan, machine = bench.plan, hardware()
-    test, _ = label_test(bench)
+def text(bench: Bench, name: str, whole: Result) -> str:
+    plan, machine, costs, results = bench.plan, whole["hardware"], whole["label_costs"], whole["results"]
     lines = [
         f"# Ways to learn from a teacher: {bench.recipe.name}",
         "",
-        f"Errors against the teacher on {len(test)} test structures: mean over seeds, with half the width of the 95 %",
-        f"confidence interval (Student's t). Changes are against {plan.baseline} or what is named, paired by seed.",
-        f"{machine['cpu']}, one process of {bench.threads} thread a training, torch {versions()['torch']}.",
+        f"Errors against the teacher on {whole['test_structures']} test structures: mean over seeds, with half the width",
+        f"of the 95 % confidence interval (Student's t). Changes are against {plan.baseline} or what is named, paired by",
+        "seed.",
+        "Seeds decide first weights, order and the choice of probes; labels and structures are one draw.",
+        f"{machine['cpu']}, one process of {bench.threads} thread a training, torch {whole['versions']['torch']}.",
         *(["", *plan.notes.strip().splitlines()] if plan.notes else []),
+        *(["", "## What follows", "", *plan.conclusions.strip().splitlines()] if plan.conclusions else []),
     ]
     for equal in plan.equal:
-        what = f"{plan.seconds} s of training" if equal == "time" else f"{plan.steps} steps"
-        lines += [
-            "",
-            f"## Equal {equal}: {what}",
-            "",
-            *_table(bench, [r for r in results if r["equal"] == equal], times),
-        ]
-    costs = bench.measured("label-costs", lambda: label_costs(bench))
+        seconds = f"{plan.seconds} s of processor time in training steps"
+        lines += ["", f"## Equal {equal}: {seconds if equal == 'time' else f'{plan.steps} steps'}", ""]
+        lines += _table(bench, [result for result in results if result["equal"] == equal], whole)
     lines += [
         "",
-        f"The teacher takes {1e3 * float(costs['energy_and_forces_seconds']):.0f} ms for energy and forces of a",
-        f"training structure and {1e3 * float(costs['product_seconds']):.0f} ms for one Hessian product.",
+        f"The teacher takes {1e3 * float(costs['energy_and_forces_seconds']):.2g} ms for energy and forces of a training",
+        f"structure and {1e3 * float(costs['product_seconds']):.2g} ms for one Hessian product more.",
         *_against_dataset(bench, results),
-        *_sizes(bench, results, speeds),
+        *_sizes(bench, results, whole["ms_per_call"]),
+    ]
+    lines += [
         "",
         f"![errors]({name}-methods.png)",
         "",
         "To repeat it (`ZOO_DATA` names the folder of the data sets):",
         "",
-        "```bash",
-        f".venv/bin/python scripts/compare_methods.py benchmarks/methods/{name}.yaml",
-        "```",
-        "",
     ]
-    return "\n".join(lines)
+    command = f".venv/bin/python scripts/compare_methods.py benchmarks/methods/{name}.yaml"
+    return "\n".join([*lines, "```bash", command, "```", ""])
 
 
-def _table(bench: Bench, results: list[Result], times: dict[str, float]) -> list[str]:
-    heads = ["", "step", "steps", "frames", *ERRORS.values(), "force, change", "Hessian, change", "NVE kept", "drift"]
+def _table(bench: Bench, results: list[Result], whole: Result) -> list[str]:
+    heads = ["", "step", "steps", "frames", "labels", "seeds", *ERRORS.values(), "force, change", "Hessian, change"]
+    heads += ["NVE kept", "drift"]
     lines = [f"| {' | '.join(heads)} |", "|---" + "|--:" * (len(heads) - 1) + "|"]
     for name in bench.plan.variants:
         own = [result for result in results if result["variant"] == name]
-        if not own:
+        if not own or _of_dataset(bench, name):
             continue
-        cells = [name, f"{1e3 * times[name]:.0f} ms", str(own[0]["steps"]), str(own[0]["structures"])]
-        cells += [interval(values(own, key)) for key in ERRORS]
+        steps, frames = int(own[0]["steps"]), int(own[0]["structures"])
+        cells = [
+            name,
+            f"{1e3 * whole['step_seconds'][name]:.0f} ms",
+            str(steps),
+            str(frames),
+            _label_cost(bench, name, frames, whole),
+        ]
+        cells += [str(len(own))]
+        cells += [interval(values(own, key)) if key in _comparable(bench, name) else "n/a" for key in ERRORS]
         cells += [_change(bench, results, name, key) for key in ("force_mae_meV_A", "hessian_mae_eV_A2")]
         kept, drift = values(own, "stable_part"), values(own, "drift_meV_atom_ps")
         cells += [f"{100 * statistics.mean(kept):.0f} %" if kept else "-"]
         cells += [f"{statistics.median(drift):.2g}" if drift else "-"]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", "Drift in meV/atom/ps; NVE kept is the part of the dynamics in which nothing came apart."]
+    lines += [f"| {name} | n/a: {reason} |" + " |" * (len(heads) - 2) for name, reason in bench.plan.missing.items()]
+    picoseconds = bench.plan.dynamics_steps * bench.recipe.evaluation.dynamics_timestep / 1000
+    return [
+        *lines,
+        "",
+        "Step: processor time of a training step. Labels: the teacher's processor time for the training set. NVE kept:",
+        f"the part of {bench.plan.dynamics_starts} runs of {picoseconds:.2g} ps a seed in which nothing came apart; drift",
+        "in meV/atom/ps.",
+    ]
+
+
+def _label_cost(bench: Bench, name: str, frames: int, whole: Result) -> str:
+    """Seconds of the teacher for the training set of a variant, by what one structure costs."""
+    cost = whole["label_costs"]
+    products = changed_recipe(bench, name).labels.stored_probes
+    many = 3 * float(whole["training_atoms"]) if products is None else products
+    each = float(cost["energy_and_forces_seconds"]) + many * float(cost["product_seconds"])
+    return f"{_digits(frames * each)} s"
+
+
+def _of_dataset(bench: Bench, name: str) -> bool:
+    """Whether forces are learned from the data set."""
+    loss = changed_recipe(bench, name).loss
+    return loss.force > 0 and loss.force_from == "dataset"
+
+
+def _comparable(bench: Bench, name: str) -> tuple[str, ...]:
+    """The errors that tell something: energies that are not learned do not."""
+    return tuple(key for key in ERRORS if changed_recipe(bench, name).loss.energy > 0 or key != "energy_mae_meV_atom")
 
 
 def _sizes(bench: Bench, results: list[Result], speeds: dict[str, float]) -> list[str]:
-    """Accuracy against speed of students that differ."""
-    rows = {}
+    """The time of a call of each student that differs from the others, on a test structure."""
+    rows: dict[str, tuple[str, int, float]] = {}
     for name in bench.plan.variants:
         own = [r for r in results if r["variant"] == name and r["equal"] == bench.plan.equal[0]]
-        key = json.dumps(recipe_of(bench, name).student.model_dump(mode="json", exclude={"elements"}))
+        key = json.dumps(changed_recipe(bench, name).student.model_dump(mode="json", exclude={"elements"}))
         if own and key in speeds:
-            rows[name] = (own[0]["parameters"], speeds[key], interval(values(own, "force_mae_meV_A")))
-    if len({row[1] for row in rows.values()}) < 2:
-        return []
-    lines = ["", "## Size and speed", "", "| | parameters | ms a call | times the teacher's speed | force (meV/Å) |"]
-    lines += ["|---|--:|--:|--:|--:|", f"| teacher | | {speeds['teacher']:.1f} | 1 | |"]
+            rows.setdefault(key, (name, own[0]["parameters"], speeds[key]))
+    lines = [
+        "",
+        "## Size and speed",
+        "",
+        "| | parameters | ms a call | times the teacher's speed |",
+        "|---|--:|--:|--:|",
+    ]
+    lines += [f"| teacher | | {speeds['teacher']:.2f} | 1 |"]
     return lines + [
-        f"| {name} | {parameters:,} | {ms:.2f} | {speeds['teacher'] / ms:.1f} | {error} |"
-        for name, (parameters, ms, error) in rows.items()
+        f"| student of: {name} | {parameters:,} | {ms:.2f} | {speeds['teacher'] / ms:.2g} |"
+        for name, parameters, ms in rows.values()
     ]
 
 
 def _against_dataset(bench: Bench, results: list[Result]) -> list[str]:
-    """Errors of forces against the labels of the data set, where the test split has them."""
+    """Students of the data set's energies and forces, with and without the teacher's Hessians: the paper's setting."""
     key = "dataset_force_mae_meV_A"
-    measured = [result for result in results if result.get(key) is not None]
+    measured = [result for result in results if result.get(key) is not None and _of_dataset(bench, result["variant"])]
     if not measured:
         return []
-    lines = ["", "## Against the data set", "", "| | force (meV/Å) |", "|---|--:|"]
-    lines += [f"| teacher | {_digits(float(measured[0]['teacher_' + key]))} |"]
-    for equal, name in product(bench.plan.equal, bench.plan.variants):
-        found = values([r for r in measured if r["variant"] == name and r["equal"] == equal], key)
-        lines += [f"| {name}, equal {equal} | {interval(found)} |"] if found else []
+    heads = ["", "steps", "seeds", "force, data set (meV/Å)", "change", "Hessian·v, teacher (eV/Å²)"]
+    lines = ["", "## Energies and forces of the data set, Hessians of the teacher", "", f"| {' | '.join(heads)} |"]
+    lines += ["|---" + "|--:" * (len(heads) - 1) + "|"]
+    lines += [f"| teacher | | | {_digits(float(measured[0]['teacher_' + key]))} | | |"]
+    for name in dict.fromkeys(result["variant"] for result in measured):
+        own = [result for result in measured if result["variant"] == name and result["equal"] == bench.plan.equal[0]]
+        change = _change(bench, measured, name, key) if bench.plan.variants[name].compared_with else ""
+        cells = [name, str(own[0]["steps"]), str(len(own)), interval(values(own, key)), change]
+        lines += [f"| {' | '.join([*cells, interval(values(own, 'hessian_mae_eV_A2'))])} |"]
     return lines
 
 
 def _change(bench: Bench, results: list[Result], name: str, key: str) -> str:
     """The change in per cent against the baseline, paired by seed."""
-    other = bench.plan.variants[name].against or bench.plan.baseline
+    other = bench.plan.variants[name].compared_with or bench.plan.baseline
     if name == other:
         return ""
     mine, theirs = ({r["seed"]: r for r in results if r["variant"] == each} for each in (name, other))
@@ -494,9 +586,10 @@ def _digits(value: float) -> str:
 
 
 def draw(bench: Bench, results: list[Result], path: Path) -> None:
-    """Errors of force and Hessian by variant, with each seed as a point."""
+    """Errors of force and Hessian by variant, with each seed as a mark, of those compared with the plan's baseline."""
     equal = bench.plan.equal[0]
-    names = [name for name in bench.plan.variants if any(r["variant"] == name for r in results)]
+    others = {variant.against for variant in bench.plan.variants.values()}
+    names = [name for name, variant in bench.plan.variants.items() if variant.against is None and name not in others]
     figure = Figure(figsize=(10, 0.9 + 0.34 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{bench.recipe.name}: errors on the test split at equal {equal}", fontsize=11)
@@ -522,6 +615,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--threads", type=int, default=1, help="of each training")
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--render", action="store_true", help="write page and figure again from the numbers there are")
     return parser.parse_args()
 
 

@@ -199,6 +199,23 @@ def test_a_parameter_without_a_say_has_no_gradient(student: Potential) -> None:
         assert compiled(make_batch(5, probes=0), COEFFICIENTS)[1][place] is None
 
 
+def test_what_is_not_trained_has_no_gradient_and_may_change(student: Potential) -> None:
+    student.register_parameter("fixed", torch.nn.Parameter(torch.ones((), dtype=torch.float64), requires_grad=False))
+    plain = terms_of(student)
+
+    def scaled(batch: Batch) -> Terms:
+        return {name: term * student.fixed for name, term in plain(batch).items()}
+
+    compiled = CompiledGradient(student, scaled, as_captured)
+    for value in (1.0, 2.0):
+        student.fixed.fill_(value)
+        batch = make_batch(5, probes=0)
+        answer = compiled(batch, COEFFICIENTS)
+        assert_same(answer, eager_gradient(student, scaled(batch), COEFFICIENTS))
+        assert len(answer[1]) == 4
+    assert len(compiled.graphs) == 1
+
+
 @pytest.mark.slow
 def test_inductor_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

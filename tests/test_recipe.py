@@ -153,6 +153,8 @@ def test_the_twin_learns_nothing_that_only_a_teacher_gives():
     assert twin.hessian_switch is None
     assert twin.force_from == "dataset"
     assert LossSection(teacher_force=3.0).undistilled().weights == {"force": 3.0}
+    twin = LossSection(energy=5.0, teacher_force=3.0, force_from="dataset").undistilled()
+    assert (twin.weights, twin.force_from) == ({"energy": 5.0, "force": 3.0}, "teacher")
 
 
 def test_a_range_the_wrong_way_round(tmp_path):

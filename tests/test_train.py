@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import zoo.distill.train as module
 from recipes import tiny_recipe
+from zoo.distill.compiled import CompiledGradient
 from zoo.distill.examples import make_examples
 from zoo.distill.metrics import peak_memory
 from zoo.distill.task import Task
@@ -84,6 +85,30 @@ def test_stopped_at_any_step_it_ends_with_the_same_files(examples, tmp_path, mon
         monkeypatch.setattr(module, "update_average", original)
         fit(folder, examples)
         assert content(folder) == expected, f"stopped at step {stop}"
+
+
+def test_a_captured_step_trains_as_an_eager_one(labelled, tmp_path, monkeypatch):
+    """With a compiler that leaves the captured graph as it is; what inductor makes of it is tested with compiled.py."""
+    recipe = tiny_recipe()
+    exact = {
+        split: make_examples(*read_labels(Run.of(recipe, labelled), split), recipe.student.cutoff, torch.float64)
+        for split in ("train", "validation")
+    }
+    made = []
+
+    def capture(apprentice, terms_of):
+        made.append(CompiledGradient(apprentice, terms_of, lambda graph, inputs: graph))
+        return made[-1]
+
+    monkeypatch.setattr(module, "CompiledGradient", capture)
+    for way, compiled in (("eager", False), ("captured", True)):
+        fit(tmp_path / way, exact, training__compile=compiled, training__dtype="float64", training__steps=12)
+    eager, captured = (records(tmp_path / way, "train") for way in ("eager", "captured"))
+    assert [len(gradient.graphs) for gradient in made] == [1]
+    assert not made[0].eager
+    for one, two in zip(eager, captured, strict=True):
+        assert one.pop("split") == two.pop("split") == "train"
+        assert one == pytest.approx(two, rel=1e-9)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(examples, tmp_path):

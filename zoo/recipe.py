@@ -241,15 +241,15 @@ class HessianSwitch(Config):
     """
 
     within: float = Field(0.05, ge=0)
-    factor: float = Field(0.5, ge=0, lt=1)
+    factor: float = Field(0.5, gt=0, lt=1)
 
 
 class LossSection(Config):
     """Weights λ of the terms, of which any may be combined; a term that weighs 0 is not computed. Units eV, Å.
 
     The weight of the Hessian belongs to its probes: an atom's part of H·v sums a whole row for random signs, and is
-    one element for a one-hot vector. The paper's 5, 100 and 400 (energy, force, Hessian) are for ``rows``; random
-    signs want about 20 in the place of 400.
+    one element for a one-hot vector. The paper's 5, 100 and 400 (energy, force, Hessian) are for ``rows``; the recipes
+    here give random signs 20 in the place of 400.
     """
 
     energy: Weight = 0.0  # mean over structures of |ΔE| / atoms
@@ -280,9 +280,12 @@ class LossSection(Config):
 
     def undistilled(self) -> "LossSection":
         """The same without what only a teacher can give: labels of energies, forces and stress alone."""
-        own = {"teacher_force": 0.0, "hessian": 0.0, "atomic_energy": 0.0, "feature": 0.0, "hessian_switch": None}
-        if self.energy == self.force == self.stress == 0:  # forces of the teacher alone: then it has those
-            own["force"] = self.teacher_force
+        own: dict[str, float | str | None] = dict.fromkeys(
+            ("teacher_force", "hessian", "atomic_energy", "feature"), 0.0
+        )
+        own["hessian_switch"] = None
+        if self.force == 0 and self.teacher_force > 0:  # forces of the teacher alone: then it has those
+            own |= {"force": self.teacher_force, "force_from": "teacher"}
         return self.model_copy(update=own)
 
     @model_validator(mode="after")
@@ -317,7 +320,7 @@ class TrainingSection(Config):
     validate_every: PositiveInt = 250
     checkpoint_every: PositiveInt = 100
     dtype: Precision = "float32"
-    compile: bool = False  # the whole step as one compiled graph
+    compile: bool = False  # the step as one graph: a minute first, then faster; resumed, equal up to rounding
 
     @model_validator(mode="after")
     def _falls(self) -> "TrainingSection":

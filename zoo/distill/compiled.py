@@ -31,7 +31,7 @@ MOST_GRAPHS = 4  # for batches of different kinds, each a minute to compile; wha
 _SMALLEST_OPEN = 5  # smaller sizes belong to the kind of a batch: axes, a few probes, single structures
 _ONE_THREAD = {"cpp.threads": 1, "cpp.enable_loop_tail_vec": False}
 
-Terms = dict[str, Tensor]
+Terms = dict[Any, Tensor]  # by name
 Answer = tuple[Terms, list[Tensor | None]]
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable[..., Sequence[Tensor]]]
 B = TypeVar("B")
@@ -42,11 +42,22 @@ class NotCompiledError(Exception):
     """Why a graph is not used; never leaves this file."""
 
 
-def eager_gradient(module: nn.Module, terms: Terms, coefficients: Mapping[str, float]) -> Answer:
-    """The terms without their history, and the gradient of their weighted sum by each parameter, None where it has no
-    say in it."""
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Those that a gradient is taken by; the others, such as fitted constants, are as buffers."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _fixed_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """By name, all in a module that is not trained."""
+    fixed = {name: parameter for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {**fixed, **dict(module.named_buffers())}
+
+
+def eager_gradient(module: nn.Module, terms: Terms, coefficients: Mapping[Any, float]) -> Answer:
+    """The terms without their history, and the gradient of their weighted sum by each trained parameter, None where it
+    has no say in it."""
     total = torch.stack([coefficients[name] * term.double() for name, term in terms.items()]).sum()
-    gradients = torch.autograd.grad(total, list(module.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(total, trained_parameters(module), allow_unused=True)
     return {name: term.detach() for name, term in terms.items()}, list(gradients)
 
 
@@ -77,8 +88,8 @@ class CompiledGradient(Generic[B]):
         self.graphs: list[_Compiled] = []
         self.eager = False  # whether it was given up
 
-    def __call__(self, batch: B, coefficients: Mapping[str, float]) -> Answer:
-        """The terms, and the gradient of their sum weighted by ``coefficients``, one for each parameter."""
+    def __call__(self, batch: B, coefficients: Mapping[Any, float]) -> Answer:
+        """The terms, and the gradient of their sum weighted by ``coefficients``, one for each trained parameter."""
         if self.eager:
             return self._eagerly(batch, coefficients)
         inputs = _Inputs.of(self.module, batch, coefficients)
@@ -87,7 +98,7 @@ class CompiledGradient(Generic[B]):
                 return compiled(inputs)
         return self._first_of_its_kind(batch, coefficients, inputs)
 
-    def _first_of_its_kind(self, batch: B, coefficients: Mapping[str, float], inputs: "_Inputs") -> Answer:
+    def _first_of_its_kind(self, batch: B, coefficients: Mapping[Any, float], inputs: "_Inputs") -> Answer:
         """Compiles for batches like this one. It too is answered by the compiled graph, so that a training that was
         killed goes on with the bits that it would have had."""
         expected = self._eagerly(batch, coefficients)
@@ -103,7 +114,7 @@ class CompiledGradient(Generic[B]):
         self.graphs.append(compiled)
         return answer
 
-    def _eagerly(self, batch: B, coefficients: Mapping[str, float]) -> Answer:
+    def _eagerly(self, batch: B, coefficients: Mapping[Any, float]) -> Answer:
         return eager_gradient(self.module, self.terms_of(batch), coefficients)
 
     def _give_up(self, error: Exception) -> None:
@@ -125,17 +136,17 @@ class _Inputs:
     buffers: list[Tensor]
     batch: list[Tensor]
     coefficients: Tensor  # (terms,)
-    names: tuple[str, ...]  # of the coefficients
+    names: tuple[Any, ...]  # of the coefficients
     kind: Any  # of the batch: its data classes, and all in them that is no tensor
 
     @classmethod
-    def of(cls, module: nn.Module, batch: Any, coefficients: Mapping[str, float]) -> "_Inputs":
+    def of(cls, module: nn.Module, batch: Any, coefficients: Mapping[Any, float]) -> "_Inputs":
         leaves: list[Tensor] = []
         kind = _take_apart(batch, leaves)
-        parameters = [parameter.detach() for parameter in module.parameters()]
+        parameters = [parameter.detach() for parameter in trained_parameters(module)]
         device = parameters[0].device
         values = torch.tensor(list(coefficients.values()), dtype=torch.float64, device=device)
-        buffers = [buffer.detach() for buffer in module.buffers()]
+        buffers = [tensor.detach() for tensor in _fixed_tensors(module).values()]
         return cls(parameters, buffers, leaves, values, tuple(coefficients), kind)
 
     def flat(self) -> list[Tensor]:
@@ -151,9 +162,9 @@ class _Compiled:
     """A compiled graph and the inputs that it is for."""
 
     function: Callable[..., Sequence[Tensor]]
-    terms: tuple[str, ...]
+    terms: tuple[Any, ...]
     used: list[bool]  # whether a parameter has a gradient
-    names: tuple[str, ...]
+    names: tuple[Any, ...]
     kind: Any
     environment: ShapeEnv
     guards: str | None  # what sizes must obey, as an expression
@@ -197,7 +208,8 @@ def _step(whole: "_Whole", inputs: _Inputs, flat: Sequence[Tensor]) -> Answer:
     """``eager_gradient`` as a function of its tensors."""
     count, more = len(inputs.parameters), len(inputs.parameters) + len(inputs.buffers)
     parameters = [tensor.detach().requires_grad_() for tensor in flat[:count]]
-    names = [name for name, _ in whole.named_parameters()] + [name for name, _ in whole.named_buffers()]
+    names = [name for name, parameter in whole.named_parameters() if parameter.requires_grad]
+    names += _fixed_tensors(whole)
     leaves = iter(flat[more:-1])
     batch = _put_together(inputs.kind, leaves)
     terms: Terms = torch.func.functional_call(

@@ -35,25 +35,34 @@ def check_teacher(recipe: Recipe, teacher: Teacher) -> None:
     channels = 0 if embeddings is None else embeddings.shape[1]
     wanted = recipe.student.teacher_channels
     complaints = {
-        "loss.energy": (loss_from(loss, "energy") == "teacher" and not traits.energies, "gives no energies"),
-        "loss.stress": (loss_from(loss, "stress") == "teacher" and not traits.stress, "gives no stress"),
+        "loss.energy": (
+            loss_from(loss, "energy") == "teacher" and not traits.energies,
+            "gives no energies; set it to 0, or loss.energy_from to dataset",
+        ),
+        "loss.stress": (
+            loss_from(loss, "stress") == "teacher" and not traits.stress,
+            "gives no stress; set it to 0, or loss.stress_from to dataset",
+        ),
         "labels.extras: atomic_energies": (
             "atomic_energies" in recipe.labels.extras and not (traits.atomic_energies and traits.energies),
-            "gives no energies of atoms",
+            "gives no energies of atoms; remove it, and set loss.atomic_energy to 0",
         ),
         "labels.extras: features": (
             "features" in recipe.labels.extras and not traits.features,
-            "gives no node features",
+            "gives no node features; remove it, and set loss.feature to 0",
         ),
-        "labels.side": (recipe.labels.side != "rows" and not direct, "has a symmetric Hessian, of one side only"),
+        "labels.side": (
+            recipe.labels.side != "rows" and not direct,
+            "has a symmetric Hessian, of one side only; leave the line out",
+        ),
         "student.teacher_channels": (
             wanted not in (0, channels),
-            f"has {channels or 'no'} channels in its element embedding, not {wanted}",
+            f"has {channels or 'no'} channels in its element embedding, not {wanted}; set it to {channels}",
         ),
     }
     for line, (wrong, what) in complaints.items():
         if wrong:
-            raise CapabilityError(f"{line} cannot be had: {teacher.name} {what}; change that line of the recipe")
+            raise CapabilityError(f"{line} cannot be had: {teacher.name} {what}")
 
 
 def label_plan(

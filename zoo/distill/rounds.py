@@ -68,7 +68,7 @@ class Exploration:
     folder: Path  # exploration/
     recipe: Recipe
     pool: Sequence[Atoms]  # of the data set alone, so that limits do not creep from round to round
-    ask: Callable[[], Teacher]  # loads the teacher, where there is still something to ask
+    ask: Callable[[], Teacher]  # loads the teacher, when it is first needed
     replace: bool = False  # structures and labels of other inputs are deleted
     workers: Workers = ALONE  # the main one finds and judges, all label
 

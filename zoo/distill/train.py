@@ -1,4 +1,4 @@
-"""The training loop. Killed and started again, it ends with the same weights, bit for bit, on a CPU."""
+"""The training loop. Killed and started again, it ends with the same weights, bit for bit, on a CPU in eager mode."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from zoo.artifact import DTYPES
 from zoo.distill.batches import Batches, generator, validation_batches
 from zoo.distill.checkpoint import Apprentice, TrainingState, load_checkpoint, save_checkpoint
+from zoo.distill.compiled import CompiledGradient, trained_parameters
 from zoo.distill.examples import check_targets, fit_references, relative_energies, zeros_of_elements
 from zoo.distill.loss import Batch, Example, Terms, loss_terms, norm_term, term_count, weighted_sum
 from zoo.distill.metrics import Metrics
@@ -21,7 +22,7 @@ from zoo.distill.workers import ALONE, Workers
 from zoo.errors import CapabilityError, DivergedError, IntegrityError
 from zoo.files import atomic_write
 from zoo.potential import Potential, given
-from zoo.recipe import LossSection, TrainingSection
+from zoo.recipe import LossSection, Term, TrainingSection
 from zoo.students import Student, build_student
 from zoo.teachers import Teacher
 
@@ -61,6 +62,7 @@ def train(
 def _run(folder: Path, state: TrainingState, task: Task, batches: Batches, validation: Sequence[Batch]) -> None:
     """The loop itself: steps, with a record, a validation and a checkpoint now and then."""
     training, workers = task.training, batches.workers
+    compiled = compiled_step(state, task) if training.compile else None
     log = Metrics(folder, state.step) if workers.main else None
     with tqdm(
         range(state.step, training.steps),
@@ -73,7 +75,7 @@ def _run(folder: Path, state: TrainingState, task: Task, batches: Batches, valid
     ) as bar:
         for step in bar:
             weights = current_weights(state, task.weights)
-            terms, loss, norm = train_step(state, batches.at(step), weights, training, workers)
+            terms, loss, norm = train_step(state, batches.at(step), weights, training, workers, compiled)
             if log is not None and state.step % training.log_every == 0:
                 log.write(state.step, "train", terms, loss=loss, gradient_norm=norm)
             if state.step % training.validate_every == 0 or state.step == training.steps:
@@ -120,21 +122,50 @@ def train_step(
     weights: LossSection,
     training: TrainingSection,
     workers: Workers = ALONE,
+    compiled: CompiledGradient[Batch] | None = None,
 ) -> tuple[Terms, Tensor, Tensor]:
     """One step: the terms, the loss and the length of its gradient, over the parts of all workers."""
     state.optimizer.zero_grad(set_to_none=True)
+    shares = _shares(batch, weights, workers)
     terms: Terms = {}
+    loss = torch.zeros((), dtype=torch.float64)
     if batch is not None:
-        terms = loss_terms(state.student, batch, weights, state.apprentice.projection)
-    if workers.size > 1:
-        terms = _parts_of_whole(terms, batch, weights, workers)
-    loss = weighted_sum(terms, weights) if terms else torch.zeros((), dtype=torch.float64)
-    if loss.requires_grad:
-        torch.autograd.backward(loss)
+        terms, loss = _differentiate(state, batch, weights, shares, compiled)
     if workers.size > 1:
         terms, loss = _sum_over_workers(state, terms, loss, weights, workers)
     norm = descend(state, loss, training)
     return terms, loss, norm
+
+
+def compiled_step(state: TrainingState, task: Task) -> CompiledGradient[Batch]:
+    """The gradient of the loss as one compiled graph, equal to the eager one up to rounding."""
+    apprentice = state.apprentice
+    return CompiledGradient(
+        apprentice, lambda batch: loss_terms(apprentice.student, batch, task.weights, apprentice.projection)
+    )
+
+
+def _differentiate(
+    state: TrainingState,
+    batch: Batch,
+    weights: LossSection,
+    shares: dict[Term, float],
+    compiled: CompiledGradient[Batch] | None,
+) -> tuple[Terms, Tensor]:
+    """This worker's parts of terms and loss, the gradient of the latter put into the parameters."""
+    if compiled is not None:
+        coefficients = {name: weight * shares[name] for name, weight in weights.weights.items()}
+        found, gradients = compiled(batch, coefficients)
+        for parameter, gradient in zip(trained_parameters(state.apprentice), gradients, strict=True):
+            parameter.grad = gradient
+        parts = {name: found[name] * shares[name] for name in weights.weights}
+        return parts, weighted_sum(parts, weights)
+    terms = loss_terms(state.student, batch, weights, state.apprentice.projection)
+    parts = {name: term * shares[name] for name, term in terms.items()}
+    loss = weighted_sum(parts, weights)
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
+    return {name: part.detach() for name, part in parts.items()}, loss.detach()
 
 
 def descend(state: TrainingState, loss: Tensor, training: TrainingSection) -> Tensor:
@@ -299,12 +330,13 @@ def _take_from_main(state: TrainingState, workers: Workers) -> None:
         state.step, state.switched, state.best = facts
 
 
-def _parts_of_whole(terms: Terms, batch: Batch | None, weights: LossSection, workers: Workers) -> Terms:
-    """The terms times this worker's share of what they are means over, so that they sum to the whole batch's."""
+def _shares(batch: Batch | None, weights: LossSection, workers: Workers) -> dict[Term, float]:
+    """This worker's share of what each term is a mean over, so that its parts sum to the term of the whole batch."""
     names = list(weights.weights)
+    if workers.size == 1:
+        return dict.fromkeys(names, 1.0)
     counts = torch.tensor([0 if batch is None else term_count(name, batch) for name in names], dtype=torch.float64)
-    shares = dict(zip(names, counts / workers.total(counts.clone()).clamp(min=1), strict=True))
-    return {name: term * shares[name] for name, term in terms.items()}
+    return dict(zip(names, (counts / workers.total(counts.clone()).clamp(min=1)).tolist(), strict=True))
 
 
 def _sum_over_workers(

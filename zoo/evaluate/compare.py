@@ -430,8 +430,13 @@ def _draw(contest: Contest, measured: Measurements, folder: Path) -> None:
 
 def _validation_curve(folder: Path) -> tuple[list[float], list[float]]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    kept = [record for record in records if record["split"] == "validation" and "force" in record]
-    return [record["step"] for record in kept], [record["force"] for record in kept]
+    forces = [(record["step"], record.get("force", record.get("teacher_force"))) for record in records]
+    kept = [
+        (step, error)
+        for (step, error), record in zip(forces, records, strict=True)
+        if error is not None and record["split"] == "validation"
+    ]
+    return [step for step, _ in kept], [error for _, error in kept]
 
 
 @contextmanager
