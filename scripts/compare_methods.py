@@ -427,9 +427,9 @@ def text(bench: Bench, name: str, whole: Result) -> str:
     lines = [
         f"# Ways to learn from a teacher: {bench.recipe.name}",
         "",
-        f"Errors against the teacher on {whole['test_structures']} test structures: mean over seeds, with half the width",
-        f"of the 95 % confidence interval (Student's t). Changes are against {plan.baseline} or what is named, paired by",
-        "seed.",
+        f"Errors against the teacher on {whole['test_structures']} test structures: mean over seeds, with half the",
+        f"width of the 95 % confidence interval (Student's t). Changes are against {plan.baseline}, or what is named,",
+        "paired by seed.",
         "Seeds decide first weights, order and the choice of probes; labels and structures are one draw.",
         f"{machine['cpu']}, one process of {bench.threads} thread a training, torch {whole['versions']['torch']}.",
         *(["", *plan.notes.strip().splitlines()] if plan.notes else []),
@@ -441,8 +441,8 @@ def text(bench: Bench, name: str, whole: Result) -> str:
         lines += _table(bench, [result for result in results if result["equal"] == equal], whole)
     lines += [
         "",
-        f"The teacher takes {1e3 * float(costs['energy_and_forces_seconds']):.2g} ms for energy and forces of a training",
-        f"structure and {1e3 * float(costs['product_seconds']):.2g} ms for one Hessian product more.",
+        f"The teacher takes {1e3 * float(costs['energy_and_forces_seconds']):.2g} ms for energy and forces of a",
+        f"training structure and {1e3 * float(costs['product_seconds']):.2g} ms for one Hessian product more.",
         *_against_dataset(bench, results),
         *_sizes(bench, results, whole["ms_per_call"]),
     ]
@@ -486,8 +486,8 @@ def _table(bench: Bench, results: list[Result], whole: Result) -> list[str]:
         *lines,
         "",
         "Step: processor time of a training step. Labels: the teacher's processor time for the training set. NVE kept:",
-        f"the part of {bench.plan.dynamics_starts} runs of {picoseconds:.2g} ps a seed in which nothing came apart; drift",
-        "in meV/atom/ps.",
+        f"the part of {bench.plan.dynamics_starts} runs of {picoseconds:.2g} ps a seed in which nothing came apart;",
+        "drift in meV/atom/ps.",
     ]
 
 

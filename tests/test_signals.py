@@ -279,15 +279,15 @@ CANNOT = {
     "embedding": (
         "stillinger-weber/teacher",
         {"student__teacher_channels": 8},
-        r"student\.teacher_channels .* has no channels in its element embedding, not 8; change that line",
+        r"student\.teacher_channels .* has no channels in its element embedding, not 8; set it to 0",
     ),
     "side": ("stillinger-weber/teacher", {"labels__side": "columns"}, r"labels\.side cannot be had: .* symmetric Hess"),
     "energy": ("stillinger-weber/direct-teacher", {"loss__stress": 0}, r"loss\.energy .*direct-teacher gives no energ"),
-    "stress": ("stillinger-weber/direct-teacher", {"loss__energy": 0}, r"loss\.stress .* gives no stress; change that"),
+    "stress": ("stillinger-weber/direct-teacher", {"loss__energy": 0}, r"loss\.stress .* gives no stress; set it to 0"),
     "atoms": (
         "stillinger-weber/direct-teacher",
         {"loss__energy": 0, "loss__stress": 0, "labels__extras": ["atomic_energies"]},
-        r"labels\.extras: atomic_energies .* gives no energies of atoms; change that line of the recipe",
+        r"labels\.extras: atomic_energies .* gives no energies of atoms; remove it",
     ),
 }
 
@@ -302,7 +302,7 @@ def test_what_a_teacher_cannot_give_is_said_before_it_is_asked(case):
 
 def test_energies_of_a_teacher_without():
     teacher = teacher_of(WithoutEnergies())
-    with pytest.raises(CapabilityError, match=r"loss\.energy cannot be had: .* gives no energies; change that line"):
+    with pytest.raises(CapabilityError, match=r"loss\.energy cannot be had: .* gives no energies; set it to 0, or"):
         check_teacher(tiny_recipe(), teacher)
     check_teacher(tiny_recipe(loss__energy=0), teacher)
 
