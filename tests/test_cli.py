@@ -170,12 +170,16 @@ def test_list_chooses_by_element_subset_and_commercial_use(made):
 
     everything = names()
     assert {STUDENT, "sevennet-0/teacher", "stillinger-weber/teacher"} <= everything
-    assert names("--element", "Si") == names("--commercial") == everything
+    assert names("--commercial") == everything
+    others = {"gfn2-xtb/ethanol-student", "sevennet-0/srtio3-student"}
+    assert names("--element", "Si") == everything - others
     assert (
         names("--element", "Cu")
         == names("--element", "Cu", "--element", "Si")
         == {
+            "gfn2-xtb/teacher",
             "sevennet-0/teacher",
+            "sevennet-0/yttrium-student",
             "sevennet-l3i5/teacher",
         }
     )

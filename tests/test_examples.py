@@ -177,7 +177,11 @@ BAD = {
     "atoms": ({"atomic_energy": 1.0}, {}, r"loss\.atomic_energy cannot be had: .*; add it to labels\.extras, or set"),
     "dataset": ({"force_from": "dataset"}, {}, r"Si8 has no labels of its data set; .* set loss\.\*_from to teacher"),
     "gradient": ({"force": 0.0, "gradient": 1.0, "force_from": "dataset"}, {}, "Si8 has no labels of its data set"),
-    "switch": ({"hessian_switch": {}, "force_from": "dataset"}, {}, "Si8 has no labels of its data set"),
+    "switch": (
+        {"force": 1.0, "hessian": 1.0, "hessian_switch": {}, "force_from": "dataset"},
+        {},
+        "Si8 has no labels of its data set",
+    ),
     "none": ({"hessian": 1.0}, {"probes": "none"}, r"loss\.hessian cannot be had: .* has no Hessian products; choose "),
     "few": (
         {"hessian": 1.0, "probes_per_step": 3},
