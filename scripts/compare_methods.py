@@ -441,8 +441,8 @@ def text(bench: Bench, name: str, whole: Result) -> str:
         lines += _table(bench, [result for result in results if result["equal"] == equal], whole)
     lines += [
         "",
-        f"The teacher takes {1e3 * float(costs['energy_and_forces_seconds']):.2g} ms for energy and forces of a",
-        f"training structure and {1e3 * float(costs['product_seconds']):.2g} ms for one Hessian product more.",
+        f"The teacher takes {_digits(1e3 * float(costs['energy_and_forces_seconds']))} ms for energy and forces of a",
+        f"training structure and {_digits(1e3 * float(costs['product_seconds']))} ms for one Hessian product more.",
         *_against_dataset(bench, results),
         *_sizes(bench, results, whole["ms_per_call"]),
     ]
@@ -486,8 +486,8 @@ def _table(bench: Bench, results: list[Result], whole: Result) -> list[str]:
         *lines,
         "",
         "Step: processor time of a training step. Labels: the teacher's processor time for the training set. NVE kept:",
-        f"the part of {bench.plan.dynamics_starts} runs of {picoseconds:.2g} ps a seed in which nothing came apart;",
-        "drift in meV/atom/ps.",
+        f"the part of the runs ({bench.plan.dynamics_starts} a seed, {picoseconds:.2g} ps each) in which nothing came",
+        "apart; drift in meV/atom/ps.",
     ]
 
 
