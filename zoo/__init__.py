@@ -24,6 +24,7 @@ from zoo.errors import (
     PublishError,
     StructureError,
     UnknownNameError,
+    WorkerError,
     ZooError,
     ZooWarning,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "StructureError",
     "UnknownNameError",
     "Vibrations",
+    "WorkerError",
     "ZooError",
     "ZooWarning",
     "__version__",
