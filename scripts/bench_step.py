@@ -68,7 +68,6 @@ class Pieces:
 
 
 Products = Callable[[PaiNN, Batch], Pieces]
-Step = Callable[[Batch], Answer]
 
 
 class ProductSiLU(nn.Module):
@@ -273,18 +272,28 @@ WAYS = {
 class Runner:
     """A way with its student, its batches and its optimizer."""
 
-    step: Step
+    way: Way
     batches: list[Batch]
     student: PaiNN
-    optimizer: torch.optim.Optimizer
     turns: Iterator[int]
-    gradient: CompiledGradient[Batch] | None = None
+    gradient: CompiledGradient[Batch] | None = None  # of the student that it was captured with
+
+    def __post_init__(self) -> None:
+        trained = self.student if self.gradient is None else self.gradient.module
+        self.parameters = tuple(trained.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-7)
 
     def __call__(self) -> None:
-        _, gradients = self.step(self.batches[next(self.turns) % len(self.batches)])
-        for parameter, gradient in zip(self.student.parameters(), gradients, strict=True):
+        _, gradients = self.answer(self.batches[next(self.turns) % len(self.batches)])
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
+
+    def answer(self, batch: Batch) -> Answer:
+        """The loss of a batch and its gradients."""
+        if self.gradient is not None:
+            return self.gradient(batch, COEFFICIENTS)
+        return eager_gradient(self.student, terms_of(self.student, batch, self.way.products), COEFFICIENTS)
 
 
 def runner(system: str, way: Way, shared: dict[str, CompiledGradient[Batch]]) -> Runner:
@@ -293,16 +302,13 @@ def runner(system: str, way: Way, shared: dict[str, CompiledGradient[Batch]]) ->
     if way.forward:
         swap_silu(student)
     batches = [batch_for(way, make_batch(system, way.probes, seed)) for seed in range(BATCHES)]
-    step: Step = lambda batch: eager_gradient(student, terms_of(student, batch, way.products), COEFFICIENTS)  # noqa: E731
     gradient = None
     if way.compiled:
         key = "none" if way.products is None else "products"
         if key not in shared:
             shared[key] = CompiledGradient(student, lambda batch: terms_of(student, batch, way.products))
         gradient = shared[key]
-        student = gradient.module  # type: ignore[assignment]
-        step = lambda batch: gradient(batch, COEFFICIENTS)  # noqa: E731
-    return Runner(step, batches, student, torch.optim.AdamW(student.parameters(), lr=1e-7), count(), gradient)
+    return Runner(way, batches, student, count(), gradient)
 
 
 def batch_for(way: Way, batch: Batch) -> Batch:

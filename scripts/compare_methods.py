@@ -3,9 +3,10 @@
 A plan (a YAML file, see benchmarks/methods/) names a recipe and its variants, each a few changes to it. All are trained
 for equally many seconds, their steps being those seconds over the CPU time of a step on one thread, which is measured
 first and in turns and hardly feels what else the machine does; or for equally many steps; or both. A variant with
-``frames_for`` has no Hessians but as many more training structures, of the plan's extra groups, as the Hessian products
-of another variant cost its teacher. Errors are against the teacher, on the test split of the recipe, with one set of
-probes for all. Writes benchmarks/<plan>-methods.md, .json and .png. Can be stopped and started again.
+``frames_for`` has as many more training structures, of the plan's extra groups, as make its labels cost the teacher
+what those of another variant do; it has no Hessian products unless its own labels ask for some. Errors are against the
+teacher, on the test split of the recipe, with one set of probes for all. Writes benchmarks/<plan>-methods.md, .json and
+.png. Can be stopped and started again.
 
     .venv/bin/python scripts/compare_methods.py benchmarks/methods/ethanol.yaml
 """
@@ -73,7 +74,7 @@ class Variant(Config):
     loss: dict[str, Any] = Field(default_factory=dict)
     student: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
-    frames_for: str | None = None  # as many more training structures as that variant's Hessian products cost
+    frames_for: str | None = None  # so many training structures that labels cost what that variant's do
     against: str | None = None  # what it is compared with; the plan's baseline without
     seeds: PositiveInt | None = None  # the plan's without
 
@@ -170,11 +171,10 @@ def _variants(bench: Bench) -> dict[str, Any]:
 def recipe_of(bench: Bench, name: str) -> Recipe:
     """The recipe of a variant. Raises ConfigError where its changes do not fit."""
     recipe = changed_recipe(bench, name)
-    other = bench.plan.variants[name].frames_for
-    if other is None:
+    if bench.plan.variants[name].frames_for is None:
         return recipe
     data = recipe.model_dump(mode="json", exclude_none=True)
-    data["structures"]["groups"] += extra_groups(bench, other)
+    data["structures"]["groups"] += extra_groups(bench, name)
     return parse(Recipe, data, f"variant {name}")
 
 
@@ -184,18 +184,23 @@ def changed_recipe(bench: Bench, name: str) -> Recipe:
     data = bench.recipe.model_dump(mode="json", exclude_none=True)
     for section in ("labels", "loss", "student", "training"):
         data[section] |= getattr(variant, section)
-    if variant.frames_for is not None:
+    if variant.frames_for is not None and not variant.labels:
         data["labels"]["probes"] = "none"
     return parse(Recipe, data, f"variant {name}")
 
 
 def extra_groups(bench: Bench, name: str) -> list[dict[str, Any]]:
-    """As much of the plan's extra groups as the Hessian products of a variant cost. Raises ConfigError."""
+    """As much of the plan's extra groups as makes labels cost what those of another do. Raises ConfigError."""
+    other = bench.plan.variants[name].frames_for
+    assert other is not None
     own = len(training_structures(bench, bench.recipe))
-    wanted = (frames_factor(bench, name) - 1) * own
+    wanted = (structure_cost(bench, other) / structure_cost(bench, name) - 1) * own
     there = sum(group.count * group.copies for group in bench.plan.extra)
-    if wanted > there:
-        raise ConfigError(f"the plan's extra groups hold {there} structures, {name!r} costs {wanted:.0f}; give more")
+    if not 0 < wanted <= there:
+        raise ConfigError(
+            f"{name!r} would need {wanted:.0f} structures more to cost what {other!r} does, the plan's extra groups "
+            f"hold {there}; give the plan more of them, or {name!r} fewer products"
+        )
     return [
         _part(group, wanted / there).model_dump(mode="json", exclude_none=True)
         for group in bench.plan.extra
@@ -212,13 +217,12 @@ def _part(group: FramesGroup, fraction: float) -> FramesGroup:
     return group.model_copy(update={"copies": copies, "count": count, "stride": stride})
 
 
-def frames_factor(bench: Bench, name: str) -> float:
-    """How many structures a teacher labels without products in the time of one with the products of a variant."""
+def structure_cost(bench: Bench, name: str) -> float:
+    """What one training structure of a variant costs the teacher, in calls for energy and forces alone."""
     cost = bench.measured("label-costs", lambda: label_costs(bench))
-    recipe = recipe_of(bench, name)
-    products = recipe.labels.stored_probes
+    products = changed_recipe(bench, name).labels.stored_probes
     if products is None:
-        products = 3 * len(training_structures(bench, recipe)[0])
+        products = 3 * len(training_structures(bench, bench.recipe)[0])
     return 1 + products * float(cost["product_seconds"]) / float(cost["energy_and_forces_seconds"])
 
 
@@ -536,6 +540,7 @@ def _sizes(bench: Bench, results: list[Result], speeds: dict[str, float]) -> lis
 def _against_dataset(bench: Bench, results: list[Result]) -> list[str]:
     """Students of the data set's energies and forces, with and without the teacher's Hessians: the paper's setting."""
     key = "dataset_force_mae_meV_A"
+    results = [result for result in results if result["equal"] == bench.plan.equal[0]]
     measured = [result for result in results if result.get(key) is not None and _of_dataset(bench, result["variant"])]
     if not measured:
         return []
@@ -544,7 +549,7 @@ def _against_dataset(bench: Bench, results: list[Result]) -> list[str]:
     lines += ["|---" + "|--:" * (len(heads) - 1) + "|"]
     lines += [f"| teacher | | | {_digits(float(measured[0]['teacher_' + key]))} | | |"]
     for name in dict.fromkeys(result["variant"] for result in measured):
-        own = [result for result in measured if result["variant"] == name and result["equal"] == bench.plan.equal[0]]
+        own = [result for result in measured if result["variant"] == name]
         change = _change(bench, measured, name, key) if bench.plan.variants[name].compared_with else ""
         cells = [name, str(own[0]["steps"]), str(len(own)), interval(values(own, key)), change]
         lines += [f"| {' | '.join([*cells, interval(values(own, 'hessian_mae_eV_A2'))])} |"]

@@ -2,13 +2,17 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import torch
 from hub_server import HubServer
+
+import zoo.distill.train as training
 
 _OPTIONAL = {  # marker -> package, how to get it
     "sevennet": ("sevenn", "pip install sevenn"),
@@ -69,6 +73,30 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Within it, a training is interrupted as by ctrl-C when so many steps are done, which must happen."""
+
+    @contextmanager
+    def interrupted(step: int) -> Iterator[None]:
+        original = training.update_average
+
+        def interrupt(state: Any, decay: float) -> None:
+            original(state, decay)
+            if state.step == step:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "update_average", interrupt)
+            try:
+                yield
+            except KeyboardInterrupt:
+                return
+        pytest.fail(f"the training was not interrupted at step {step}")
+
+    return interrupted
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pytest
 import structures as scenes
 import torch
 from ase import Atoms
@@ -67,6 +68,14 @@ def laws_of(potential: Potential) -> dict[str, Law]:
         "parameter_gradient": not any(parameter.requires_grad for parameter in potential.parameters()),
     }
     return {name: check for name, check in CONTRACT.items() if not spared.get(name, False)}
+
+
+def check_law(potential: Potential, name: str) -> None:
+    """Raises AssertionError where the potential breaks the law; skips where its traits do not promise it."""
+    laws = laws_of(potential)
+    if name not in laws:
+        pytest.skip("its traits do not promise this")
+    laws[name](potential)
 
 
 # --- invariances ----------------------------------------------------------------------------------

@@ -53,18 +53,27 @@ def test_more_structures_cost_what_products_cost(script: ModuleType, tmp_path: P
                 "plain": {"labels": {"probes": "none"}, "loss": {"hessian": 0}},
                 "probes": {"labels": {"probes_per_structure": 2}},
                 "dear": {"labels": {"probes_per_structure": 40}},
+                "frames": {"loss": {"hessian": 0}, "frames_for": "probes"},
+                "mixed": {"labels": {"probes_per_structure": 1}, "frames_for": "probes"},
+                "too many": {"frames_for": "dear", "labels": {"probes": "none"}, "loss": {"hessian": 0}},
+                "too few": {"frames_for": "probes", "labels": {"probes_per_structure": 2}},
             },
         },
         "a plan",
     )
     bench = script.Bench(plan, read_recipe(plan.recipe), tmp_path, 1)
     bench.measured("label-costs", lambda: {"energy_and_forces_seconds": 2.0, "product_seconds": 3.0})
-    assert script.frames_factor(bench, "probes") == 1 + 2 * 3 / 2
+    assert script.structure_cost(bench, "frames") == 1
+    assert script.structure_cost(bench, "probes") == 1 + 2 * 3 / 2
     script.training_structures = lambda *_: [None] * 10
-    found = script.extra_groups(bench, "probes")  # 30 more of the 60 that there are
+    found = script.extra_groups(bench, "frames")  # 30 more of the 60 that there are
     assert [one["count"] for one in found] == [15, 15]
-    with pytest.raises(ConfigError, match="extra groups hold 60 structures, 'dear' costs 600; give more"):
-        script.extra_groups(bench, "dear")
+    found = script.extra_groups(bench, "mixed")  # 16 structures at 2.5 cost what 10 at 4 do
+    assert [one["count"] for one in found] == [3, 3]
+    with pytest.raises(ConfigError, match=r"'too many' would need 600 structures more .* 'dear' does.* hold 60"):
+        script.extra_groups(bench, "too many")
+    with pytest.raises(ConfigError, match="would need 0 structures more"):
+        script.extra_groups(bench, "too few")
 
 
 def test_an_interval_is_students(script: ModuleType) -> None:

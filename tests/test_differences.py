@@ -1,6 +1,6 @@
 """Hessian products by differences of forces: against automatic differentiation, and of any calculator of ASE."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -190,7 +190,7 @@ def test_a_calculator_of_ase_is_a_potential() -> None:
 class _Smeared(Calculator):
     """A calculator whose forces are the gradient of a free energy, with nothing else."""
 
-    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 - as ASE has it
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces"]
 
     def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, system_changes)

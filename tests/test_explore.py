@@ -230,7 +230,7 @@ def test_two_molecules_may_stay_two() -> None:
 def planted(teacher: Teacher, wrong: Callable[[Graph, torch.Tensor], torch.Tensor]) -> Teacher:
     """A teacher whose energies of atoms are changed by a function."""
 
-    class Planted(type(teacher.potential)):  # type: ignore[misc]
+    class Planted(type(teacher.potential)):
         def atomic_outputs(self, graph: Graph) -> AtomOutputs:
             outputs = super().atomic_outputs(graph)
             return AtomOutputs(wrong(graph, outputs.energies))

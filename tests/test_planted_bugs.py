@@ -43,10 +43,11 @@ class Bug:
 
 
 def _becomes(kind: type[Potential]) -> Plant:
-    """The model becomes a subclass of its class."""
+    """The model becomes a subclass of its class, with the traits that this declares."""
 
     def plant(patch: Patch, model: Potential) -> Potential:
         model.__class__ = kind
+        model.traits = vars(kind).get("traits", model.traits)
         return model
 
     return plant

@@ -8,7 +8,6 @@ import pytest
 import torch
 from rich_teacher import Rich, WithoutEnergies, labelled_cells, teacher_of
 
-import zoo.distill.train as module
 from recipes import tiny_recipe
 from zoo.distill.examples import make_examples
 from zoo.distill.label import check_teacher, label_plan, label_structures
@@ -143,24 +142,15 @@ def test_energies_of_atoms_are_compared_without_those_of_their_element(switched,
 
 
 def test_stopped_at_any_step_with_every_signal_on_it_ends_with_the_same_files(
-    switched, examples, teacher, tmp_path, monkeypatch
+    switched, examples, teacher, tmp_path, interrupted_at
 ):
     """Stops before the first checkpoint, at one, before and after the switch, between it and its checkpoint."""
     task, folder = switched
     expected = content(folder / "whole")
-    original = module.update_average
     for stop in (0, 3, 5, 8, 9, 13):
         place = tmp_path / str(stop)
-
-        def interrupt(state, decay, _stop=stop):
-            original(state, decay)
-            if state.step == _stop:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(module, "update_average", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted_at(stop):
             fit(place, task, examples, teacher)
-        monkeypatch.setattr(module, "update_average", original)
         fit(place, task, examples, teacher)
         assert content(place) == expected, f"stopped at step {stop}"
 

@@ -67,22 +67,13 @@ def test_it_learns(examples, tmp_path):
     assert validation[-1]["hessian"] < validation[0]["hessian"]
 
 
-def test_stopped_at_any_step_it_ends_with_the_same_files(examples, tmp_path, monkeypatch):
+def test_stopped_at_any_step_it_ends_with_the_same_files(examples, tmp_path, interrupted_at):
     fit(tmp_path / "whole", examples)
     expected = content(tmp_path / "whole")
-    original = module.update_average
     for stop in (0, 6, 7, 20, 39):
         folder = tmp_path / str(stop)
-
-        def interrupt(state, decay, _stop=stop):
-            original(state, decay)
-            if state.step == _stop:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(module, "update_average", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted_at(stop):
             fit(folder, examples)
-        monkeypatch.setattr(module, "update_average", original)
         fit(folder, examples)
         assert content(folder) == expected, f"stopped at step {stop}"
 

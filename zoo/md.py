@@ -11,13 +11,12 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.io.trajectory import Trajectory
-from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
 from zoo.errors import ConfigError, StructureError
 from zoo.evaluate.dynamics import drift_of
-from zoo.thermal import degrees_of_freedom, thermal_velocities
+from zoo.thermal import degrees_of_freedom, langevin, thermal_velocities
 from zoo.units import ASE_TIME_PER_FS, EV_PER_KELVIN
 
 Ensemble = Literal["nve", "nvt"]
@@ -126,11 +125,9 @@ def _begin(atoms: Atoms, calculator: Calculator, settings: Settings) -> Molecula
 
 
 def _integrator(atoms: Atoms, settings: Settings, random: np.random.Generator) -> MolecularDynamics:
-    timestep = settings.timestep_fs * ASE_TIME_PER_FS
     if settings.ensemble == "nve":
-        return VelocityVerlet(atoms, timestep)
-    friction = FRICTION / ASE_TIME_PER_FS
-    return Langevin(atoms, timestep, temperature_K=settings.temperature_K, friction=friction, rng=random, fixcm=False)
+        return VelocityVerlet(atoms, settings.timestep_fs * ASE_TIME_PER_FS)
+    return langevin(atoms, settings.timestep_fs, settings.temperature_K, FRICTION, random)
 
 
 def _sample(atoms: Atoms, step: int, settings: Settings) -> Sample:

@@ -1,8 +1,10 @@
 """Atoms that move at a temperature."""
 
 import numpy as np
+from ase import Atoms
+from ase.md.langevin import Langevin
 
-from zoo.units import EV_PER_KELVIN
+from zoo.units import ASE_TIME_PER_FS, EV_PER_KELVIN
 
 
 def thermal_velocities(masses: np.ndarray, temperature: float, generator: np.random.Generator) -> np.ndarray:
@@ -18,6 +20,20 @@ def thermal_velocities(masses: np.ndarray, temperature: float, generator: np.ran
     target = EV_PER_KELVIN * temperature * degrees_of_freedom(len(masses)) / 2
     scaled: np.ndarray = velocities * np.sqrt(target / kinetic)
     return scaled
+
+
+def langevin(
+    atoms: Atoms, timestep: float, temperature: float, friction: float, generator: np.random.Generator
+) -> Langevin:
+    """Langevin dynamics of all 3N degrees of freedom. timestep in fs, temperature in K, friction in 1/fs."""
+    return Langevin(
+        atoms,
+        timestep * ASE_TIME_PER_FS,
+        temperature_K=temperature,
+        friction=friction / ASE_TIME_PER_FS,
+        rng=generator,
+        fixcm=False,
+    )
 
 
 def degrees_of_freedom(atoms: int) -> int:

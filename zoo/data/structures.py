@@ -16,7 +16,6 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.md.langevin import Langevin
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
@@ -35,8 +34,7 @@ from zoo.neighbors import check_structure
 from zoo.ops import deterministic
 from zoo.potential import Prediction
 from zoo.recipe import Crystal, DynamicsGroup, FramesGroup, Group, RattledGroup, Split, UnitCell
-from zoo.thermal import thermal_velocities
-from zoo.units import ASE_TIME_PER_FS
+from zoo.thermal import langevin, thermal_velocities
 
 FORMAT = 1
 DATA_FOLDERS = "ZOO_DATA"  # the variable that names the folders of data sets
@@ -82,14 +80,7 @@ def trajectory(crystal: Crystal, group: DynamicsGroup, seed: int, calculator: Ca
     atoms.calc = calculator
     # from rest positions: half of the kinetic energy soon becomes potential
     atoms.set_velocities(thermal_velocities(atoms.get_masses(), 2 * group.temperature, random))
-    dynamics = Langevin(
-        atoms,
-        group.timestep * ASE_TIME_PER_FS,
-        temperature_K=group.temperature,
-        friction=group.friction / ASE_TIME_PER_FS,
-        rng=random,
-        fixcm=False,
-    )
+    dynamics = langevin(atoms, group.timestep, group.temperature, group.friction, random)
     frames = []
     steps = [group.settle, *[group.interval] * group.count]
     for number, count in enumerate(tqdm(steps, desc=f"dynamics {group.name}", unit="frame", delay=2)):

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 
 import numpy as np
 from ase import Atoms
-from ase.md.langevin import Langevin
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import LBFGS
 from tqdm import tqdm
@@ -24,8 +23,7 @@ from zoo.ops import deterministic
 from zoo.potential import Potential, given
 from zoo.recipe import ExplorationSection
 from zoo.teachers import Teacher
-from zoo.thermal import thermal_velocities
-from zoo.units import ASE_TIME_PER_FS
+from zoo.thermal import langevin, thermal_velocities
 
 Reason = Literal["not finite", "force too large", "atoms too close", "come apart"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -111,7 +109,7 @@ def _verdict(atoms: Atoms, potential: Potential, limit: float) -> tuple[Reason, 
     return ("force too large", f"a force of {largest:.3g} eV/Å, above {limit:g}") if largest > limit else None
 
 
-class _LeftOut(Exception):  # noqa: N818  # it is caught where it is raised, and nobody's error
+class _LeftOutError(Exception):
     """A structure is not taken."""
 
     def __init__(self, reason: Reason) -> None:
@@ -140,7 +138,7 @@ class _Search:
                     found = _bare(atoms)
                     found.info = {"kind": self.section.kind, "parent": place}
                     yield found
-            except _LeftOut as left_out:
+            except _LeftOutError as left_out:
                 yield left_out.reason
             except (DivergedError, StructureError):
                 yield "not finite"
@@ -162,30 +160,23 @@ class _Search:
         """Snapshots of Langevin dynamics, until a force is beyond the limit: from there on it would only explode."""
         section = self.section
         atoms.set_velocities(thermal_velocities(atoms.get_masses(), section.temperature, random))
-        dynamics = Langevin(
-            atoms,
-            section.timestep * ASE_TIME_PER_FS,
-            temperature_K=section.temperature,
-            friction=section.friction / ASE_TIME_PER_FS,
-            rng=random,
-            fixcm=False,
-        )
+        dynamics = langevin(atoms, section.timestep, section.temperature, section.friction, random)
         dynamics.attach(self._check_forces, 1, atoms)
         for _ in range(SNAPSHOTS):
             dynamics.run(section.interval)
             yield atoms
 
     def _check(self, atoms: Atoms, parent: Atoms) -> None:
-        """Raises _LeftOut for a structure that is not to be learned from."""
+        """Raises _LeftOutError for a structure that is not to be learned from."""
         self._check_forces(atoms)
         if _shortest_distance(atoms, self.student.cutoff) < self.closest:
-            raise _LeftOut("atoms too close")
+            raise _LeftOutError("atoms too close")
         if _pieces(atoms) > _pieces(parent):
-            raise _LeftOut("come apart")
+            raise _LeftOutError("come apart")
 
     def _check_forces(self, atoms: Atoms) -> None:
         if _largest(atoms.get_forces()) > self.section.max_force:
-            raise _LeftOut("force too large")
+            raise _LeftOutError("force too large")
 
 
 def _nothing_found(section: ExplorationSection, number: int, tried: int, left_out: Counter[Reason], judge: str) -> str:

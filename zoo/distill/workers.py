@@ -73,17 +73,17 @@ class Workers:
         """What the main process, alone, makes of ``work``, in all; an error of zoo that it raises, all raise."""
         if self.size == 1:
             return work()
-        result: T | None = None
+        made: list[T] = []
         failure: ZooError | None = None
         if self.main:
             try:
-                result = work()
+                made = [work()]
             except ZooError as error:
                 failure = error
-        result, failure = self.tell((result, failure))
+        made, failure = self.tell((made, failure))
         if failure is not None:
             raise failure
-        return result  # type: ignore[return-value]  # None only where work returns it
+        return made[0]
 
     def wait(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Until all processes have come here; ``meanwhile`` is called now and then."""

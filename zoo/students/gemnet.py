@@ -88,6 +88,14 @@ class GemNetT(Student):
     def __init__(self, config: GemNetConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
         radial = config.radial_channels
+        whole = config.max_neighbors is None
+        self.traits = Traits(
+            conservative=not config.direct,
+            stress=not config.direct,
+            permutation_invariant=whole,
+            smoothness=2 if whole else -1,
+            features=config.atom_channels,
+        )
         self.embedding = ElementEmbedding(len(self.elements), config.atom_channels, config.teacher_channels)
         self.edge_embedding = EdgeEmbedding(config.atom_channels, config.radials, config.edge_channels)
         self.triplet_radial = Dense(config.radials, radial, active=False)
@@ -100,17 +108,6 @@ class GemNetT(Student):
         )
         self.register_buffer("places", torch.arange(config.radials, dtype=torch.float64), persistent=False)
         self._initialise(generator)
-
-    @property
-    def traits(self) -> Traits:  # type: ignore[override]  # read, never written
-        whole = self.config.max_neighbors is None
-        return Traits(
-            conservative=not self.config.direct,
-            stress=not self.config.direct,
-            permutation_invariant=whole,
-            smoothness=2 if whole else -1,
-            features=self.config.atom_channels,
-        )
 
     def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         edges = find_edges(graph, self.config.max_neighbors)

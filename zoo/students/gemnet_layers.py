@@ -106,9 +106,10 @@ def circular_harmonics(directions: Tensor, count: int) -> Tensor:
     cosine = directions @ directions.transpose(1, 2)  # (atoms, width, width)
     other = 1 - torch.eye(width, dtype=cosine.dtype, device=cosine.device)  # (width, width) an edge is no triplet
     legendre = [other.expand_as(cosine), cosine * other]
-    for l in range(1, count - 1):  # noqa: E741  # the degree is called l
-        legendre.append(((2 * l + 1) * cosine * legendre[l] - l * legendre[l - 1]) / (l + 1))
-    scaled = [math.sqrt((2 * l + 1) / (4 * math.pi)) * one for l, one in enumerate(legendre[:count])]  # noqa: E741
+    for degree in range(1, count - 1):
+        following = (2 * degree + 1) * cosine * legendre[degree] - degree * legendre[degree - 1]
+        legendre.append(following / (degree + 1))
+    scaled = [math.sqrt((2 * degree + 1) / (4 * math.pi)) * one for degree, one in enumerate(legendre[:count])]
     return torch.stack(scaled, dim=2).reshape(atoms, width * count, width)
 
 

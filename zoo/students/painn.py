@@ -40,6 +40,7 @@ class PaiNN(Student):
     def __init__(self, config: PaiNNConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
         channels = config.channels
+        self.traits = Traits(features=channels)
         self.embedding = ElementEmbedding(len(self.elements), channels, config.teacher_channels)
         self.messages = nn.ModuleList(
             Message(channels, config.radials, first=layer == 0) for layer in range(config.layers)
@@ -51,10 +52,6 @@ class PaiNN(Student):
             "frequencies", torch.pi * torch.arange(1, config.radials + 1, dtype=torch.float64), persistent=False
         )
         _initialise(self, generator)
-
-    @property
-    def traits(self) -> Traits:  # type: ignore[override]  # read, never written
-        return Traits(features=self.config.channels)
 
     def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         vectors = graph.edge_vectors()  # (edges, 3)

@@ -63,6 +63,14 @@ class PaiNNDT(Student):
     def __init__(self, config: PaiNNDTConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
         channels, half = config.channels, config.channels // 2
+        whole = config.max_neighbors is None
+        self.traits = Traits(
+            conservative=False,
+            stress=False,
+            permutation_invariant=whole,
+            smoothness=2 if whole and config.smooth else -1,
+            features=channels,
+        )
         self.embedding = ElementEmbedding(len(self.elements), channels, config.teacher_channels)
         self.messages = nn.ModuleList(Message(channels, config.radials) for _ in range(config.layers))
         self.updates = nn.ModuleList(Update(channels, smooth=config.smooth) for _ in range(config.layers))
@@ -74,17 +82,6 @@ class PaiNNDT(Student):
         )
         self.register_buffer("gaussians", torch.linspace(0, 1, config.radials, dtype=torch.float64), persistent=False)
         self._initialise(generator)
-
-    @property
-    def traits(self) -> Traits:  # type: ignore[override]  # read, never written
-        whole = self.config.max_neighbors is None
-        return Traits(
-            conservative=False,
-            stress=False,
-            permutation_invariant=whole,
-            smoothness=2 if whole and self.config.smooth else -1,
-            features=self.config.channels,
-        )
 
     def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         scalars, vectors = self._layers(graph)
