@@ -16,8 +16,10 @@ import zoo
 from recipes import frames_data, frames_recipe, silicon_clusters, tiny_recipe
 from zoo.config import parse
 from zoo.errors import ConfigError, LabelError
+from zoo.estimate import estimate
+from zoo.estimate import text as estimate_text
 from zoo.evaluate.report import Figures, Report, table
-from zoo.pipeline import distill, evaluate, make_labels, make_structures, outline, train_student
+from zoo.pipeline import distill, evaluate, make_labels, make_structures, train_student
 from zoo.recipe import Recipe, read_recipe
 from zoo.run import Run
 
@@ -250,7 +252,7 @@ def test_a_missing_teacher_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_touches_nothing(tmp_path):
-    text = outline(Run.of(tiny_recipe(), tmp_path / "run"))
+    text = estimate_text(estimate(Run.of(tiny_recipe(), tmp_path / "run"), measure=False))
     assert "train            9 structures in 2 groups" in text
     assert text.count("to do") == len(STAGES)
     assert not (tmp_path / "run").exists()
@@ -258,18 +260,20 @@ def test_a_dry_run_touches_nothing(tmp_path):
 
 def test_a_dry_run_tells_of_exploration(tmp_path):
     recipe = tiny_recipe(exploration={"kind": "dynamics", "rounds": 2, "budget": 5})
-    text = outline(Run.of(recipe, tmp_path / "run"))
+    text = estimate_text(estimate(Run.of(recipe, tmp_path / "run"), measure=False))
     assert "exploration     10 structures at most, 5 in each of 2 rounds of dynamics" in text
 
 
 def test_a_dry_run_tells_what_would_be_refused(finished):
     recipe = tiny_recipe(training__steps=8)
-    lines = outline(Run.of(recipe, finished)).splitlines()
+    lines = estimate_text(estimate(Run.of(recipe, finished), measure=False)).splitlines()
     assert "labels      done" in lines
     assert "train       made from another recipe: refused, see --replace" in lines
     assert "model       made from another recipe: refused, see --replace" in lines
-    assert "will be deleted and made anew" in outline(Run.of(recipe, finished, replace=True))
-    assert outline(Run.of(tiny_recipe(), finished)).count("done") == len(STAGES)
+    assert "will be deleted and made anew" in estimate_text(
+        estimate(Run.of(recipe, finished, replace=True), measure=False)
+    )
+    assert estimate_text(estimate(Run.of(tiny_recipe(), finished), measure=False)).count("done") == len(STAGES)
 
 
 def test_what_was_made_can_be_published_loaded_and_asked(finished, tmp_path):
@@ -377,11 +381,11 @@ def test_another_digest_of_the_file_makes_other_structures(molecules, tmp_path):
 
 def test_a_dry_run_counts_frames_and_says_what_is_missing(tmp_path):
     recipe = frames_recipe(tmp_path, labels__probes="dense")
-    text = outline(Run.of(recipe, tmp_path / "run"))
+    text = estimate_text(estimate(Run.of(recipe, tmp_path / "run"), measure=False))
     assert "train            6 structures in 1 groups, 30 atoms" in text
     assert f"labels         {15 * 12} Hessian products (dense)" in text
     (tmp_path / "clusters.xyz.gz").unlink()
-    text = outline(Run.of(recipe, tmp_path / "run"))
+    text = estimate_text(estimate(Run.of(recipe, tmp_path / "run"), measure=False))
     assert "train            6 structures in 1 groups, ? atoms" in text
     assert re.search(r"missing +group learned: no file .*clusters\.xyz\.gz \(SHA-256 ", text)
     assert not (tmp_path / "run").exists()

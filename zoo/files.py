@@ -10,6 +10,14 @@ from pathlib import Path
 _BLOCK = 1 << 20
 
 
+def cache_root() -> Path:
+    """The folder of all that zoo fetches and keeps: ZOO_CACHE, by default beside the Hugging Face cache."""
+    own, shared = os.environ.get("ZOO_CACHE"), os.environ.get("HF_HOME")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    root = Path(own) if own else Path(shared or f"{base}/huggingface") / "zoo"
+    return root.expanduser()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that takes its place when the block ends well.

@@ -4,23 +4,25 @@ A stage is done once: it is done again when the hash of its inputs, its section 
 Files of other inputs are refused rather than overwritten, for labels may have cost days; ``replace`` says otherwise.
 """
 
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from ase import Atoms
+from tqdm import tqdm
 
 from zoo.artifact import DTYPES
 from zoo.calculator import ZooCalculator
-from zoo.config import digest, read_json, read_yaml
+from zoo.config import canonical_json, digest, read_json
 from zoo.data.labels import Labels
 from zoo.data.structures import (
     check_elements,
     check_splits,
     find_data,
     frames,
-    perfect_crystal,
     rattled,
     read_split,
     structure_digest,
@@ -28,34 +30,27 @@ from zoo.data.structures import (
     write_group,
     write_manifest,
 )
+from zoo.data.subsets import check_subsets, choose, data_sha256, data_terms, known_digests, subset_frames
 from zoo.distill.examples import make_examples
 from zoo.distill.label import check_teacher, label_plan, label_structures
 from zoo.distill.loss import Example
 from zoo.distill.rounds import Exploration, Explored, Finder, Found, is_whole, read_found, train_in_rounds
 from zoo.distill.task import Task, needs_teacher
 from zoo.distill.train import read_weights, train
-from zoo.errors import LabelError, ZooError
+from zoo.errors import LabelError, ZooWarning
 from zoo.evaluate.compare import Contest, compare, require_packages
 from zoo.evaluate.report import Report
 from zoo.files import atomic_write, sha256_file
 from zoo.hub.catalogue import entries
-from zoo.licences import Source, check_terms
+from zoo.licences import Source, check_terms, unstated
 from zoo.package import package
-from zoo.recipe import Group, Lock, Recipe, Split, to_yaml
-from zoo.run import STAGES, Run, Stage
+from zoo.recipe import DynamicsGroup, FramesGroup, Group, Lock, RattledGroup, Split, to_yaml
+from zoo.run import Run
 from zoo.students import Student, build_student
-from zoo.version import __version__
+from zoo.version import __version__, code_sha256
 
-# The parts of a recipe that a stage depends on beside those of the stages before it.
-_SECTIONS: dict[Stage, tuple[str, ...]] = {
-    "structures": ("structures", "seed", "teacher"),
-    "labels": ("labels",),
-    "train": ("student", "training", "loss", "exploration"),
-    "twin": ("student", "training", "loss", "exploration"),
-    "evaluation": ("evaluation",),
-    "model": ("name", "purpose", "subset", "licence"),
-}
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_DATA_RECORD = "data.json"  # in the folder of structures: the digests of the data that they are of
 
 
 def make_structures(run: Run) -> Path:
@@ -64,13 +59,18 @@ def make_structures(run: Run) -> Path:
     section = recipe.structures
     if run.state("structures") == "to do":
         _require_sources(run)
-    if not run.begin("structures", [section.model_dump(), recipe.seed, recipe.teacher.model_dump()]):
+    known = known_digests(section, read_data_record(run))
+    if not run.begin("structures", [section.model_dump(), recipe.seed, recipe.teacher.model_dump(), known]):
         return folder
-    for group in section.groups:
-        if not (folder / f"{group.name}.extxyz").exists():
-            structures = _structures_of(run, group)
-            check_elements(group, structures, recipe.student.elements)
-            write_group(folder, group, structures)
+    if not (folder / _DATA_RECORD).exists():
+        data = data_sha256(section)
+        _hold_data_to_lock(run, data)
+        atomic_write(folder / _DATA_RECORD, canonical_json(data))
+    for group in _missing(folder, section.groups):
+        if group.kind != "subset":
+            _write(run, group, _structures_of(run, group))
+    for name in section.subsets:
+        _make_subset(run, name)
     write_manifest(folder, section.groups)
     check_splits(folder, section.groups)
     _hold_to_lock(run, "structures_sha256", sha256_file(folder / "manifest.json"))
@@ -78,8 +78,37 @@ def make_structures(run: Run) -> Path:
     return folder
 
 
+def read_data_record(run: Run) -> dict[str, str]:
+    """Hex SHA-256 of each file of data that the structures of a run are of, by name; nothing before they are made."""
+    path = run.folder / "structures" / _DATA_RECORD
+    found: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _missing(folder: Path, groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if not (folder / f"{group.name}.extxyz").exists()]
+
+
+def _write(run: Run, group: Group, structures: Sequence[Atoms]) -> None:
+    check_elements(group, structures, run.recipe.student.elements)
+    write_group(run.folder / "structures", group, structures)
+
+
+def _make_subset(run: Run, name: str) -> None:
+    """Writes those groups of a subset that are not there yet, from one pass over its data."""
+    section = run.recipe.structures
+    missing = _missing(run.folder / "structures", section.groups)
+    groups = [group for group in missing if group.kind == "subset" and group.subset == name]
+    if groups:
+        frames = tqdm(subset_frames(section.subsets[name]), desc=f"subset {name}", unit="frame", delay=2)
+        chosen = choose(section.subsets[name], groups, run.recipe.seed, frames, run.recipe.student.elements)
+        for group in groups:
+            _write(run, group, chosen[group.name])
+
+
 def _require_sources(run: Run) -> None:
-    """Fails before anything is written, where a file is missing or a teacher that has to move is not installed."""
+    """Fails before anything is written, where data are missing or a teacher that has to move is not installed."""
+    check_subsets(run.recipe.structures)
     for group in run.recipe.structures.groups:
         if group.kind == "frames":
             find_data(group)
@@ -87,7 +116,7 @@ def _require_sources(run: Run) -> None:
             _ = run.teacher
 
 
-def _structures_of(run: Run, group: Group) -> list[Atoms]:
+def _structures_of(run: Run, group: RattledGroup | DynamicsGroup | FramesGroup) -> list[Atoms]:
     crystal, seed = run.recipe.structures.crystal, run.recipe.seed
     if group.kind == "frames":
         return frames(group, seed)
@@ -101,8 +130,10 @@ def make_labels(run: Run) -> Path:
     """``labels/train``, ``labels/validation``, ``labels/test``: what the teacher says."""
     recipe, folder = run.recipe, run.folder / "labels"
     teacher = Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)
-    data = [Source("data", one.name, one.licence) for one in recipe.structures.data]
-    check_terms(recipe.name, recipe.licence, [teacher, *data])
+    sources = [teacher, *data_terms(recipe)]
+    check_terms(recipe.name, recipe.licence, sources)
+    for told in unstated(sources).values():
+        warnings.warn(told, ZooWarning, stacklevel=2)
     structures = make_structures(run)
     source = sha256_file(structures / "manifest.json")
     if not run.begin("labels", [source, recipe.labels.model_dump(), recipe.teacher.model_dump(), recipe.seed]):
@@ -234,6 +265,8 @@ def _lock(run: Run) -> Lock:
         teacher_package=run.teacher.package,
         structures_sha256=sha256_file(run.folder / "structures" / "manifest.json"),
         labels_sha256=all_labels_digest(run),
+        data_sha256=read_data_record(run),
+        code_sha256=code_sha256(),
         zoo=__version__,
         torch=torch.__version__,
     )
@@ -249,88 +282,14 @@ def _hold_to_lock(run: Run, key: str, found: str) -> None:
         )
 
 
-def outline(run: Run) -> str:
-    """What a run would do, in a few lines: counts, and which stages are done. Touches nothing."""
-    recipe = run.recipe
-    lines = [f"{recipe.name}: {recipe.purpose}", f"teacher {recipe.teacher.name}, run folder {run.folder}", ""]
-    atoms, missing = _count_atoms(run)
-    for split in SPLITS:
-        groups = [group for group in recipe.structures.groups if group.split == split]
-        total = _total([atoms.get(group.name) for group in groups])
-        lines.append(f"{split:<11} {sum(map(_size, groups)):>6} structures in {len(groups)} groups, {total} atoms")
-    lines += missing
-    stored = recipe.labels.stored_probes
-    everything = _total([None if count is None else 3 * count for count in map(atoms.get, _names(recipe))])
-    products = everything if stored is None else str(stored * sum(map(_size, recipe.structures.groups)))
-    moving = [group for group in recipe.structures.groups if group.kind == "dynamics"]
-    moves = sum(group.settle + group.count * group.interval for group in moving)
-    training = recipe.training
-    lines += [
-        f"labels      {products:>6} Hessian products ({recipe.labels.probes}), {moves} steps of teacher dynamics",
-        f"training    {training.steps:>6} steps of {training.batch_size} structures, student and twin",
-        *_exploration_lines(recipe),
-        "",
-        *_standing(run),
-    ]
-    return "\n".join(lines)
-
-
-def _size(group: Group) -> int:
-    """How many structures a group has."""
-    return group.count * group.copies if group.kind == "frames" else group.count
-
-
-def _names(recipe: Recipe) -> list[str]:
-    return [group.name for group in recipe.structures.groups]
-
-
-def _total(counts: Sequence[int | None]) -> str:
-    """Their sum; a question mark where one is not known."""
-    known = [count for count in counts if count is not None]
-    return str(sum(known)) if len(known) == len(counts) else f"{sum(known)} + ?" if known else "?"
-
-
-def _count_atoms(run: Run) -> tuple[dict[str, int], list[str]]:
-    """Atoms of each group by its name, and a line for each group that could not be made here."""
-    recipe, atoms, missing = run.recipe, {}, []
-    for group in recipe.structures.groups:
-        if group.kind != "frames":
-            assert recipe.structures.crystal is not None  # the schema sees to it
-            atoms[group.name] = group.count * len(
-                perfect_crystal(recipe.structures.crystal, group.supercell, group.cell)
+def _hold_data_to_lock(run: Run, data: dict[str, str]) -> None:
+    """Raises LabelError where a locked recipe finds other data than it is locked to."""
+    lock = run.recipe.lock
+    for name, found in data.items() if lock is not None else ():
+        assert lock is not None
+        locked = lock.data_sha256.get(name, found)
+        if found != locked:
+            raise LabelError(
+                f"{name} has the digest {found[:12]}…, the recipe is locked to {locked[:12]}…; fetch that version of "
+                "the data, or remove the lock from the recipe to go on all the same"
             )
-            continue
-        try:
-            structures = frames(group, recipe.seed)
-            check_elements(group, structures, recipe.student.elements)
-            atoms[group.name] = sum(map(len, structures))
-        except ZooError as error:
-            missing.append(f"missing     {error}")
-    return atoms, missing
-
-
-def _exploration_lines(recipe: Recipe) -> list[str]:
-    section = recipe.exploration
-    if section is None:
-        return []
-    return [
-        f"exploration {section.rounds * section.budget:>6} structures at most, {section.budget} in each of "
-        f"{section.rounds} rounds of {section.kind}, and as many trainings more"
-    ]
-
-
-def _standing(run: Run) -> list[str]:
-    """A line a stage: whether it is done, and whether what is there was made from this recipe."""
-    meaning = {"to do": "to do", "begun": "begun, will go on", "done": "done"}
-    other = "made from another recipe: " + (
-        "will be deleted and made anew" if run.replace else "refused, see --replace"
-    )
-    before = run.folder / "recipe.yaml"
-    earlier = read_yaml(Recipe, before) if before.exists() else run.recipe
-    lines, differs = [], False
-    for stage in STAGES:
-        here, there = (recipe.model_dump(include=set(_SECTIONS[stage])) for recipe in (run.recipe, earlier))
-        differs = differs or here != there
-        state = run.state(stage)
-        lines.append(f"{stage:<11} {other if differs and state != 'to do' else meaning[state]}")
-    return lines

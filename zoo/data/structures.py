@@ -1,11 +1,13 @@
 """Structures that a recipe asks for, made from its seed: cells strained, sheared and rattled, snapshots of dynamics,
 and frames of files, as they are or displaced."""
 
+import gzip
 import hashlib
 import io
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
-from zoo.config import canonical_json
+from zoo.config import canonical_json, digest
+from zoo.data.store import DATA_FOLDERS
 from zoo.errors import (
     ConfigError,
     DivergedError,
@@ -33,11 +36,11 @@ from zoo.files import atomic_write, sha256_file
 from zoo.neighbors import check_structure
 from zoo.ops import deterministic
 from zoo.potential import Prediction
-from zoo.recipe import Crystal, DynamicsGroup, FramesGroup, Group, RattledGroup, Split, UnitCell
+from zoo.recipe import Crystal, Displaced, DynamicsGroup, FramesGroup, Group, RattledGroup, Split, SubsetGroup, UnitCell
 from zoo.thermal import langevin, thermal_velocities
 
 FORMAT = 1
-DATA_FOLDERS = "ZOO_DATA"  # the variable that names the folders of data sets
+_LOCKS = ("lock.mdb", "data.mdb-lock")  # what LMDB leaves beside its data when they are read
 
 
 def structure_digest(atoms: Atoms) -> str:
@@ -48,6 +51,12 @@ def structure_digest(atoms: Atoms) -> str:
     content.update(np.ascontiguousarray(atoms.cell[:], dtype="<f8").tobytes())
     content.update(np.ascontiguousarray(atoms.pbc, dtype="u1").tobytes())
     return content.hexdigest()
+
+
+def written_digest(atoms: Atoms) -> str:
+    """The digest that a structure has once it came back from the file of its group, which keeps 8 decimals of an Å."""
+    positions = np.array([float(f"{x:.8f}") for x in atoms.positions.ravel()]).reshape(-1, 3)
+    return structure_digest(Atoms(atoms.numbers, positions, cell=atoms.cell, pbc=atoms.pbc))
 
 
 def perfect_crystal(crystal: Crystal, supercell: Sequence[int] = (1, 1, 1), cell: UnitCell = "conventional") -> Atoms:
@@ -97,27 +106,54 @@ def trajectory(crystal: Crystal, group: DynamicsGroup, seed: int, calculator: Ca
 
 
 def find_data(group: FramesGroup) -> Path:
-    """The file of a group, sought in the folders of ``ZOO_DATA``.
+    """The file of a group. Raises as ``find_own`` does."""
+    return find_own(f"group {group.name}", group.file, group.sha256)
 
-    Raises UnknownNameError where it is nowhere, IntegrityError where no file of that name has its digest.
+
+def find_own(whose: str, name: str, sha256: str | None) -> Path:
+    """A file or folder of the user's own, sought in the folders of ``ZOO_DATA`` unless its path is absolute.
+
+    Raises UnknownNameError where it is nowhere, IntegrityError where none of that name has its digest.
     """
     given = os.environ.get(DATA_FOLDERS, "")
     folders = [Path(folder).expanduser() for folder in given.split(os.pathsep) if folder]
-    places = [Path()] if Path(group.file).is_absolute() else folders
-    found = [path for folder in places if (path := folder / group.file).is_file()]
+    places = [Path()] if Path(name).is_absolute() else folders
+    found = [path for folder in places if (path := folder / name).exists()]
     if not found:
         named = ", ".join(map(str, folders)) or "no folder"
+        stated = "" if sha256 is None else f" (SHA-256 {sha256})"
         raise UnknownNameError(
-            f"group {group.name}: no file {group.file} (SHA-256 {group.sha256}); {DATA_FOLDERS} names {named}: set it "
-            "to the folder that holds the file"
+            f"{whose}: no file {name}{stated}; {DATA_FOLDERS} names {named}: set it to the folder that holds the file"
         )
-    digests = [sha256_file(path) for path in found]
-    if group.sha256 not in digests:
+    if sha256 is None:
+        return found[0]
+    digests = [data_digest(path) for path in found]
+    if sha256 not in digests:
         raise IntegrityError(
-            f"group {group.name}: {found[0]} has the digest {digests[0]}, expected {group.sha256}; fetch it again, "
+            f"{whose}: {found[0]} has the digest {digests[0]}, expected {sha256}; fetch it again, "
             "or correct sha256 in the recipe if another version of the data set is meant"
         )
-    return found[digests.index(group.sha256)]
+    return found[digests.index(sha256)]
+
+
+def data_digest(path: Path) -> str:
+    """Hex SHA-256 of a file, or of the names and digests of all files of a folder but hidden ones and LMDB's locks."""
+    if path.is_file():
+        return _file_digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _LOCKS)
+    named = {file.relative_to(path).as_posix(): file for file in files if not file.name.startswith(".")}
+    return digest({name: _file_digest(file) for name, file in named.items()})
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of_version(path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest_of_version(path: Path, inode: int, size: int, modified: int) -> str:
+    """A file that did not change is read once in a process, however many ask."""
+    return sha256_file(path)
 
 
 def frames(group: FramesGroup, seed: int) -> list[Atoms]:
@@ -136,13 +172,20 @@ def frames(group: FramesGroup, seed: int) -> list[Atoms]:
             f"group {group.name} asks for {group.count} frames, one in {group.stride} from frame {group.start} on, but "
             f"{group.file} has {passing} that pass its filters, which gives {len(chosen)}; lower count, start or stride"
         )
-    made = []
-    for number, (name, atoms) in enumerate(chosen):
-        _check_frame(group, name, atoms)
-        for copy in range(group.copies):
-            random = np.random.default_rng([seed, _name_seed(group.name), number, copy])
-            made.append(_displaced(group, atoms, random) if group.moved else atoms)
-    return made
+    return [
+        copy for number, (name, atoms) in enumerate(chosen) for copy in frame_copies(group, name, atoms, seed, number)
+    ]
+
+
+def frame_copies(group: FramesGroup | SubsetGroup, name: str, atoms: Atoms, seed: int, number: int) -> Iterator[Atoms]:
+    """A frame as it is, or its displaced copies, which depend on seed, group and the frame's own number alone.
+
+    Raises StructureError, LabelError and ConfigError, which call it ``name``, where it is not fit for that.
+    """
+    _check_frame(group, name, atoms)
+    for copy in range(group.copies):
+        random = np.random.default_rng([seed, _name_seed(group.name), number, copy])
+        yield _displaced(group, atoms, random) if group.moved else atoms
 
 
 def _stop(group: FramesGroup) -> int:
@@ -159,18 +202,26 @@ def _passing(path: Path, group: FramesGroup) -> Iterator[tuple[str, Atoms]]:
         name = f"frame {index} of {group.file}"
         if group.max_force is not None and not _largest_force(group, name, atoms) < group.max_force:
             continue
-        yield name, _bare(atoms)
+        yield name, bare(atoms)
 
 
 def _read(path: Path) -> Iterator[Atoms]:
     """All frames of a file, one at a time where its format allows. Raises IntegrityError for what ASE cannot read."""
+    unpacked = path.name.endswith((".xyz.gz", ".extxyz.gz"))
     try:
-        yield from ase.io.iread(path, index=":")
+        yield from _read_unpacked(path) if unpacked else ase.io.iread(path, index=":")
     except Exception as error:  # each format of ASE has errors of its own
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise IntegrityError(
             f"{path} cannot be read by ASE ({problem}); give a file of one of its formats, with an ending that tells it"
         ) from error
+
+
+def _read_unpacked(path: Path) -> Iterator[Atoms]:
+    """The frames of a gzipped extended XYZ, unpacked first: ASE goes back in it, which gzip pays for."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        text = io.StringIO(file.read())
+    yield from ase.io.iread(text, index=":", format="extxyz")
 
 
 def _largest_force(group: FramesGroup, name: str, atoms: Atoms) -> float:
@@ -180,7 +231,7 @@ def _largest_force(group: FramesGroup, name: str, atoms: Atoms) -> float:
     return float(np.abs(forces["forces"]).max())
 
 
-def _bare(atoms: Atoms) -> Atoms:
+def bare(atoms: Atoms) -> Atoms:
     """What a potential sees of a frame, and its labels; constraints, momenta and other columns are left out."""
     cell = atoms.cell if any(atoms.pbc) else None
     bare = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc)
@@ -193,7 +244,7 @@ def _bare(atoms: Atoms) -> Atoms:
     return bare
 
 
-def _check_frame(group: FramesGroup, name: str, atoms: Atoms) -> None:
+def _check_frame(group: FramesGroup | SubsetGroup, name: str, atoms: Atoms) -> None:
     try:
         check_structure(atoms)
     except StructureError as error:
@@ -211,7 +262,7 @@ def _check_frame(group: FramesGroup, name: str, atoms: Atoms) -> None:
         )
 
 
-def _displaced(group: FramesGroup, atoms: Atoms, random: np.random.Generator) -> Atoms:
+def _displaced(group: Displaced, atoms: Atoms, random: np.random.Generator) -> Atoms:
     """A copy without labels, strained, then each coordinate moved by a normal draw."""
     moved = Atoms(atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc)
     if group.strain > 0:
@@ -242,7 +293,7 @@ def check_splits(folder: Path, groups: Sequence[Group]) -> None:
             if other.split != group.split:
                 raise ConfigError(
                     f"groups {other.name} and {group.name} hold the same {atoms.symbols} in two splits; choose other "
-                    "frames, or displace them"
+                    f"frames, {_other_way(other, group)}"
                 )
             periodic = "pbc {} {} {}".format(*atoms.pbc)
             first = first or (periodic, group)
@@ -251,6 +302,13 @@ def check_splits(folder: Path, groups: Sequence[Group]) -> None:
                     f"group {first[1].name} has {first[0]}, group {group.name} {periodic}; an engine is for one kind: "
                     "put molecules and crystals into two recipes"
                 )
+
+
+def _other_way(one: Group, other: Group) -> str:
+    """What else can be done about a structure in two splits."""
+    if one.kind == other.kind == "subset":
+        return "or divide their subsets by what keeps equal frames together, as by material or by frame"
+    return "or displace them"
 
 
 def dataset_prediction(atoms: Atoms) -> Prediction | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from zoo.errors import ConfigError, UnknownNameError
+from zoo.files import cache_root
 from zoo.naming import parse_path, quoted
 
 HUGGING_FACE = "https://huggingface.co"
@@ -58,11 +59,8 @@ def _is_path(path: str) -> bool:
 
 
 def cache_folder(endpoint: str) -> Path:
-    """The folder of what was fetched from a hub, below ZOO_CACHE, by default beside the Hugging Face cache."""
-    own, shared = os.environ.get("ZOO_CACHE"), os.environ.get("HF_HOME")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    root = Path(own) if own else Path(shared or f"{base}/huggingface") / "zoo"
-    return root.expanduser() / _folder_name(endpoint)
+    """The folder of what was fetched from a hub."""
+    return cache_root() / _folder_name(endpoint)
 
 
 def is_offline() -> bool:
