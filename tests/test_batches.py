@@ -10,9 +10,10 @@ from rich_teacher import Rich, teacher_of
 
 from recipes import tiny_recipe
 from zoo.data.labels import draw_probes
-from zoo.distill.batches import Batches, generator, pack, validation_batches
+from zoo.distill.batches import Batches, counted, generator, pack, validation_batches
 from zoo.distill.loss import Example, LossSection
 from zoo.distill.task import Task
+from zoo.errors import ConfigError
 from zoo.neighbors import build_graph
 from zoo.recipe import LabelsSection
 
@@ -80,6 +81,37 @@ def is_full(examples, indices, training):
         or sum(examples[index].graph.num_atoms for index in indices) >= (training.batch_atoms or 1e9)
         or sum(examples[index].graph.num_edges for index in indices) >= (training.batch_edges or 1e9)
     )
+
+
+@pytest.mark.parametrize("limits", [*LIMITS, {"batch_size": 3, "batch_atoms": 9, "batch_edges": 14}])
+def test_epochs_are_as_many_steps_each_as_the_first_has_batches(limits, teacher):
+    examples = chains([2, 3, 4, 5, 6, 2, 3, 4, 5, 6, 12], teacher)
+    task = task_of(steps=..., epochs=5, warmup_steps=0, **limits)
+    batches, order = Batches(examples, task), torch.randperm(11, generator=generator(0, 1, 0)).tolist()
+    first, seen = 0, []
+    while (now := batches.indices(first)) == order[len(seen) :][: len(now)]:
+        seen += now
+        first += 1
+    assert 2 < first < 12
+    known = counted(task, examples)
+    assert known.steps == 5 * first >= task.training.steps_of(11)
+    assert known.training == task_of(steps=5 * first, warmup_steps=0, **limits).training
+    assert counted(known, examples) is known
+    assert known.training.steps_of(11) == 5 * first
+
+
+@pytest.mark.parametrize(("structures", "steps"), [(1, 4), (2, 4), (3, 4), (5, 4), (6, 8), (7, 8)])
+def test_where_their_number_alone_limits_a_batch_no_structure_is_needed_to_count_steps(structures, steps, teacher):
+    task = task_of(steps=..., epochs=4, warmup_steps=0, batch_size=3)
+    assert task.training.steps_of(structures) == steps
+    assert counted(task, chains([2] * structures, teacher)).steps == steps
+
+
+def test_a_warm_up_as_long_as_all_epochs_is_refused(teacher):
+    examples = chains([2, 3, 4, 5], teacher)
+    assert counted(task_of(steps=..., epochs=3, warmup_steps=5, batch_size=2), examples).steps == 6
+    with pytest.raises(ConfigError, match=r"warmup_steps is 6, but 3 epochs of 2 batches are only 6 steps; set it low"):
+        counted(task_of(steps=..., epochs=3, warmup_steps=6, batch_size=2), examples)
 
 
 def test_a_batch_is_as_full_as_the_recipe_allows_and_no_fuller(teacher):

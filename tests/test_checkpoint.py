@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zoo.distill.checkpoint import Apprentice, TrainingState, load_checkpoint, save_checkpoint
+from zoo.distill.checkpoint import Apprentice, Plateau, TrainingState, load_checkpoint, save_checkpoint
 from zoo.errors import ConfigError, IntegrityError
 from zoo.students import PaiNNConfig, PaiNNDTConfig, build_student
 
@@ -19,13 +19,14 @@ CONFIGS = {
 }
 
 
-def state_of(config, *, projected=True, seed=0) -> TrainingState:
+def state_of(config, *, projected=True, seed=0, amsgrad=False) -> TrainingState:
     student = build_student(config, torch.Generator().manual_seed(seed))
     if config.teacher_channels:
         student.set_teacher_embedding(torch.arange(3.0)[None] + seed)
     apprentice = Apprentice(student, nn.Linear(4, 5) if projected else None)
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    return TrainingState(apprentice, average, torch.optim.AdamW(apprentice.parameters(), lr=0.1, weight_decay=0.1))
+    optimizer = torch.optim.AdamW(apprentice.parameters(), lr=0.1, weight_decay=0.1, amsgrad=amsgrad)
+    return TrainingState(apprentice, average, optimizer)
 
 
 def step(state, number):
@@ -33,7 +34,7 @@ def step(state, number):
     random = torch.Generator().manual_seed(number)
     for parameter in state.apprentice.parameters():
         if parameter.requires_grad:
-            parameter.grad = torch.randn(parameter.shape, generator=random)
+            parameter.grad = torch.randn(parameter.shape, generator=random) / (number + 1)
     state.optimizer.step()
     for name, parameter in state.student.named_parameters():
         state.average[name].lerp_(parameter.detach(), 0.1)
@@ -50,13 +51,14 @@ def everything(state) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("projected", [False, True])
-def test_training_goes_on_as_if_it_had_not_stopped(name, projected, tmp_path):
-    state = state_of(CONFIGS[name], projected=projected)
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_training_goes_on_as_if_it_had_not_stopped(name, projected, amsgrad, tmp_path):
+    state = state_of(CONFIGS[name], projected=projected, amsgrad=amsgrad)
     for number in range(3):
         step(state, number)
     state.switched, state.best = True, (0.25, 2)
     save_checkpoint(tmp_path / "last.safetensors", state, "inputs")
-    other = state_of(CONFIGS[name], projected=projected, seed=1)
+    other = state_of(CONFIGS[name], projected=projected, seed=1, amsgrad=amsgrad)
     load_checkpoint(tmp_path / "last.safetensors", other, "inputs")
     assert (other.step, other.switched, other.best) == (3, True, (0.25, 2))
     for number in (3, 4):
@@ -64,6 +66,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(name, projected, tmp_path):
         step(other, number)
     ours, theirs = everything(state), everything(other)
     assert ours.keys() == theirs.keys()
+    assert any("max_exp_avg_sq" in key for key in ours) == amsgrad
     for key, tensor in ours.items():
         assert torch.equal(tensor, theirs[key]), key
 
@@ -87,6 +90,15 @@ def test_the_same_state_is_the_same_file(tmp_path):
     with safe_open(tmp_path / "one/last.safetensors", framework="pt") as file:
         facts = json.loads(file.metadata()["state"])
     assert facts == {"format": 2, "inputs": "inputs", "step": 1, "switched": False, "best": None}
+
+
+@pytest.mark.parametrize("plateau", [Plateau(), Plateau(0.1 + 0.2, 3, 2)])
+def test_the_plateau_of_the_errors_is_kept(plateau, tmp_path):
+    state, other = state_of(CONFIGS["conservative"]), state_of(CONFIGS["conservative"])
+    state.plateau, other.plateau = plateau, Plateau(9.0, 9, 9)
+    save_checkpoint(tmp_path / "last.safetensors", state, "inputs")
+    load_checkpoint(tmp_path / "last.safetensors", other, "inputs")
+    assert other.plateau == plateau
 
 
 def test_one_of_other_inputs_is_refused(tmp_path):
@@ -116,3 +128,19 @@ def test_a_broken_one_is_named(damage, tmp_path):
     DAMAGES[damage](path)
     with pytest.raises(IntegrityError, match=rf"cannot be read .*delete the folder {tmp_path} and run the same again"):
         load_checkpoint(path, state_of(CONFIGS["conservative"]), "inputs")
+
+
+WITHOUT = {"plateau": {"plateau": Plateau()}, "moment": {"amsgrad": True}}
+
+
+@pytest.mark.parametrize("missing", WITHOUT)
+def test_one_without_what_its_schedule_needs_is_named(missing, tmp_path):
+    path = tmp_path / "checkpoint" / "last.safetensors"
+    wanted = dict(WITHOUT[missing])
+    plateau = wanted.pop("plateau", None)
+    state, other = state_of(CONFIGS["conservative"]), state_of(CONFIGS["conservative"], **wanted)
+    step(state, 0)
+    other.plateau = plateau
+    save_checkpoint(path, state, "inputs")
+    with pytest.raises(IntegrityError, match=r"cannot be read \('.*(plateau|max_exp_avg_sq)'\); delete the folder"):
+        load_checkpoint(path, other, "inputs")

@@ -209,7 +209,7 @@ def test_two_processes_follow_the_curve_of_one(alone, pair):
 
 @together
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["direct", "fresh"])
+@pytest.mark.parametrize("case", ["direct", "fresh", "plateau"])
 def test_so_they_do_where_one_has_nothing_to_do_or_asks_the_teacher(alone, labelled, tmp_path, case):
     folder = carry_out(2, case, shutil.copytree(labelled, tmp_path / case))
     assert distance(alone[case], folder) < 1e-10

@@ -54,6 +54,28 @@ CASES: dict[str, dict[str, Any]] = {
         "weights": LossSection(energy=5, force=100, gradient=10, hessian=20),
         "labels": LABELS,
     },
+    # a learning rate that falls when the validation error, of which each process has a part, stays
+    "plateau": {
+        "config": PAINN,
+        "training": TrainingSection(
+            epochs=12,
+            warmup_steps=2,
+            log_every=1,
+            validate_every=2,
+            checkpoint_every=3,
+            dtype="float64",
+            batch_size=3,
+            schedule="plateau",
+            plateau_factor=0.5,
+            plateau_patience=1,
+            learning_rate=0.1,
+            ema_decay=0.0,
+            amsgrad=True,
+            epsilon=1e-7,
+        ),
+        "weights": LossSection(force=100, hessian=20),
+        "labels": LABELS,
+    },
     # parameters that no term reaches, and a teacher that is asked at each step
     "fresh": {
         "config": PaiNNDTConfig(elements=("Si",), cutoff=4.0, channels=6, layers=2, radials=5),

@@ -3,6 +3,7 @@
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,11 +36,10 @@ class Batches:
     def indices(self, step: int) -> list[int]:
         """The examples of a step, of all workers together."""
         while self._starts[-1] <= step:
-            order = torch.randperm(len(self.examples), generator=generator(self.task.seed, 1, len(self._epochs)))
-            self._epochs.append(pack(self.examples, order.tolist(), self.task.training))
+            self._epochs.append(epoch(self.examples, self.task, len(self._epochs)))
             self._starts.append(self._starts[-1] + len(self._epochs[-1]))
-        epoch = bisect_right(self._starts, step) - 1
-        return self._epochs[epoch][step - self._starts[epoch]]
+        now = bisect_right(self._starts, step) - 1
+        return self._epochs[now][step - self._starts[now]]
 
     def at(self, step: int) -> Batch | None:
         """This worker's part of the batch of a step; None where there is nothing left for it."""
@@ -85,6 +85,23 @@ class Batches:
             dataset=batch.dataset,
             side=batch.side,
         )
+
+
+def epoch(examples: Sequence[Example], task: Task, number: int) -> list[list[int]]:
+    """The batches of an epoch, each of numbers of examples, which come in an order of its own."""
+    order = torch.randperm(len(examples), generator=generator(task.seed, 1, number))
+    return pack(examples, order.tolist(), task.training)
+
+
+def counted(task: Task, examples: Sequence[Example]) -> Task:
+    """The task with its epochs counted in steps, each as many as the first has batches.
+
+    Where ``batch_atoms`` or ``batch_edges`` limit them, epochs in other orders may have some batches more or fewer; the
+    training ends with its last step then, not with an epoch. Raises ConfigError where the warm-up is as long as that.
+    """
+    if task.training.epochs is None:
+        return task
+    return replace(task, training=task.training.in_steps(len(epoch(examples, task, 0))))
 
 
 def pack(

@@ -1,7 +1,7 @@
 """The state of a training run in one safetensors file: written whole or not at all, and no pickle."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from zoo.files import atomic_write
 from zoo.students import Student
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_BETTER = 1 - 1e-4  # of the best error: what is less is better, as PyTorch's ReduceLROnPlateau has it
 
 
 class Apprentice(nn.Module):
@@ -24,6 +25,23 @@ class Apprentice(nn.Module):
         super().__init__()
         self.student = student
         self.projection = projection  # from the student's node features to the teacher's
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """How the validation error stands to the best before, and how often the learning rate fell for it."""
+
+    best: float | None = None
+    waited: int = 0  # validations since the best, or since the last fall
+    falls: int = 0
+
+    def after(self, error: float, patience: int) -> "Plateau":
+        """What it is after one more validation: more than ``patience`` of them in vain make the learning rate fall."""
+        if self.best is None or error < self.best * _BETTER:
+            return Plateau(error, 0, self.falls)
+        if self.waited < patience:
+            return Plateau(self.best, self.waited + 1, self.falls)
+        return Plateau(self.best, 0, self.falls + 1)
 
 
 @dataclass
@@ -36,6 +54,7 @@ class TrainingState:
     step: int = 0
     switched: bool = False  # whether the weight of the Hessian was lowered
     best: tuple[float, int] | None = None  # the lowest validation force error (eV/Å) and its step
+    plateau: Plateau | None = None  # where the schedule is of that kind
 
     @property
     def student(self) -> Student:
@@ -53,7 +72,15 @@ def save_checkpoint(path: Path, state: TrainingState, inputs: str) -> None:
     moments = state.optimizer.state_dict()["state"]
     for number, name in enumerate(state.names()):
         arrays |= {f"optimizer.{name}.{key}": value for key, value in moments.get(number, {}).items()}
-    facts = {"format": 2, "inputs": inputs, "step": state.step, "switched": state.switched, "best": state.best}
+    facts: dict[str, Any] = {
+        "format": 2,
+        "inputs": inputs,
+        "step": state.step,
+        "switched": state.switched,
+        "best": state.best,
+    }
+    if state.plateau is not None:
+        facts["plateau"] = astuple(state.plateau)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(arrays.items())}
     atomic_write(path, save(contiguous, metadata={"state": json.dumps(facts, sort_keys=True)}))
 
@@ -82,12 +109,16 @@ def load_checkpoint(path: Path, state: TrainingState, inputs: str) -> None:
 def _restore(state: TrainingState, found: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     state.step, state.switched = int(found["step"]), bool(found["switched"])
     state.best = None if found["best"] is None else (float(found["best"][0]), int(found["best"][1]))
+    if state.plateau is not None:
+        best, waited, falls = found["plateau"]
+        state.plateau = Plateau(None if best is None else float(best), int(waited), int(falls))
     state.apprentice.load_state_dict(_under("apprentice.", arrays))
     state.average.update(_under("average.", arrays))
     moments = _under("optimizer.", arrays)
+    keys = (*_MOMENTS, "max_exp_avg_sq") if state.optimizer.defaults["amsgrad"] else _MOMENTS
     saved = state.optimizer.state_dict()
     saved["state"] = {
-        number: {key: moments[f"{name}.{key}"] for key in _MOMENTS}
+        number: {key: moments[f"{name}.{key}"] for key in keys}
         for number, name in enumerate(state.names())
         if f"{name}.step" in moments
     }

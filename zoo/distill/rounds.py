@@ -3,8 +3,8 @@
 ``exploration/round-1/`` holds ``structures.extxyz``, ``rejected.extxyz`` (what the teacher left out, with its reason),
 ``round.json`` and ``labels/``. ``train/round-0/`` is the training on the data set alone, ``train/round-1/`` and so on
 are those after a round of exploration, each of which starts from the averaged weights of the one before and takes all
-steps of the recipe. The last weights, and the metrics of all rounds, then stand in ``train/`` itself, where a training
-without rounds has its own.
+steps of the recipe, or all its epochs, which are longer once structures were added. The last weights, and the metrics
+of all rounds, then stand in ``train/`` itself, where a training without rounds has its own.
 """
 
 import io
@@ -23,6 +23,7 @@ from zoo.artifact import DTYPES
 from zoo.config import Config, digest, read_json, write_json
 from zoo.data.labels import Labels
 from zoo.data.structures import structure_digest
+from zoo.distill.batches import counted
 from zoo.distill.examples import make_examples
 from zoo.distill.explore import judge, propose
 from zoo.distill.label import label_plan, label_structures
@@ -189,14 +190,15 @@ def train_in_rounds(
     ``task`` is that of the data set. Goes on where it was cut off: what is finished is only read again.
     """
     student = train(folder / "round-0", task, examples, validation, teacher, workers)
-    dtype = DTYPES[task.training.dtype]
+    dtype, steps = DTYPES[task.training.dtype], [counted(task, examples).steps]
     for number in range(1, find.count + 1):
         weights = round_folder(folder, number - 1) / WEIGHTS
         found = find(number, student, weights)
         examples = [*examples, *make_examples(found.structures, found.labels, task.config.cutoff, dtype)]
         task = replace(task, data=digest([task.data, found.digest]), initial=weights)
+        steps.append(counted(task, examples).steps)
         student = train(round_folder(folder, number), task, examples, validation, teacher, workers)
-    workers.by_main(lambda: _gather(folder, find.count, task.training.steps))
+    workers.by_main(lambda: _gather(folder, steps))
     return student
 
 
@@ -242,19 +244,23 @@ def _write(path: Path, structures: Sequence[Atoms]) -> None:
     atomic_write(path, text.getvalue())
 
 
-def _gather(folder: Path, rounds: int, steps: int) -> None:
-    """The metrics of all rounds one after the other, their times added up, and, last, the weights of the last."""
+def _gather(folder: Path, steps: Sequence[int]) -> None:
+    """The metrics of all rounds one after the other, their times added up, and, last, the weights of the last.
+
+    ``steps`` are those of each round.
+    """
     lines, timings = [], []
-    for number in range(rounds + 1):
+    for number in range(len(steps)):
         place = round_folder(folder, number)
         timings.append(json.loads((place / "timing.json").read_text()))
         for line in (place / "metrics.jsonl").read_text().splitlines():
             record = json.loads(line)
-            lines.append(json.dumps(record | {"step": record["step"] + number * steps, "round": number}) + "\n")
+            step = record["step"] + sum(steps[:number])
+            lines.append(json.dumps(record | {"step": step, "round": number}) + "\n")
     atomic_write(folder / "metrics.jsonl", "".join(lines))
     total = {
         "seconds": round(sum(timing["seconds"] for timing in timings), 3),
         "peak_memory_GiB": max(timing["peak_memory_GiB"] for timing in timings),
     }
     write_json(folder / "timing.json", total)
-    atomic_write(folder / WEIGHTS, (round_folder(folder, rounds) / WEIGHTS).read_bytes())
+    atomic_write(folder / WEIGHTS, (round_folder(folder, len(steps) - 1) / WEIGHTS).read_bytes())

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zoo.artifact import DTYPES
-from zoo.distill.batches import Batches, generator, validation_batches
-from zoo.distill.checkpoint import Apprentice, TrainingState, load_checkpoint, save_checkpoint
+from zoo.distill.batches import Batches, counted, generator, validation_batches
+from zoo.distill.checkpoint import Apprentice, Plateau, TrainingState, load_checkpoint, save_checkpoint
 from zoo.distill.compiled import CompiledGradient, trained_parameters
 from zoo.distill.examples import check_targets, fit_references, relative_energies, zeros_of_elements
 from zoo.distill.loss import Batch, Example, Terms, loss_terms, norm_term, term_count, weighted_sum
@@ -41,11 +41,13 @@ def train(
     """Fits a student, going on from the checkpoint in ``folder`` if there is one, and returns its averaged weights.
 
     A teacher is needed where it is asked at each step, or where the student has its table of elements. Raises
-    ConfigError where the checkpoint is of another task, LabelError where a label is missing that a term learns from,
-    DivergedError where loss or gradient are not finite; the last good checkpoint stays.
+    ConfigError where the checkpoint is of another task or the warm-up as long as the training, LabelError where a label
+    is missing that a term learns from, DivergedError where loss or gradient are not finite; the last good checkpoint
+    stays.
     """
     for name, part in (("training", examples), ("validation", validation)):
         check_targets(name, part, task.weights, task.labels)
+    task = counted(task, examples)
     state = start(folder, task, examples, teacher, workers)
     if task.weights.atomic_energy > 0:
         zeros = zeros_of_elements(state.student, examples, task.weights)
@@ -65,9 +67,9 @@ def _run(folder: Path, state: TrainingState, task: Task, batches: Batches, valid
     compiled = compiled_step(state, task) if training.compile else None
     log = Metrics(folder, state.step) if workers.main else None
     with tqdm(
-        range(state.step, training.steps),
+        range(state.step, task.steps),
         initial=state.step,
-        total=training.steps,
+        total=task.steps,
         desc=f"train {folder.name}",
         unit="step",
         delay=2,
@@ -78,10 +80,10 @@ def _run(folder: Path, state: TrainingState, task: Task, batches: Batches, valid
             terms, loss, norm = train_step(state, batches.at(step), weights, training, workers, compiled)
             if log is not None and state.step % training.log_every == 0:
                 log.write(state.step, "train", terms, loss=loss, gradient_norm=norm)
-            if state.step % training.validate_every == 0 or state.step == training.steps:
+            if state.step % training.validate_every == 0 or state.step == task.steps:
                 validate(state, validation, task, log, workers)
                 bar.set_postfix_str(_standing(state), refresh=False)
-            if log is not None and (state.step % training.checkpoint_every == 0 or state.step == training.steps):
+            if log is not None and (state.step % training.checkpoint_every == 0 or state.step == task.steps):
                 log.close()
                 save_checkpoint(folder / CHECKPOINT, state, task.inputs)
 
@@ -101,14 +103,26 @@ def start(
     fit_references(student, examples, task.weights)
     student.to(DTYPES[task.training.dtype])
     apprentice = Apprentice(student, _projection(student, examples, task, random))
-    optimizer = torch.optim.AdamW(apprentice.parameters(), lr=1.0, weight_decay=task.training.weight_decay)
+    optimizer = _optimizer(apprentice, task.training)
     if task.initial is not None:
         student.load_state_dict(load_file(task.initial))
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     state = TrainingState(apprentice, average, optimizer)
+    state.plateau = Plateau() if task.training.schedule == "plateau" else None
     workers.by_main(lambda: _load_if_there(folder / CHECKPOINT, state, task.inputs))
     _take_from_main(state, workers)
     return state
+
+
+def _optimizer(apprentice: Apprentice, training: TrainingSection) -> torch.optim.AdamW:
+    """AdamW, whose learning rate is set anew at each step."""
+    return torch.optim.AdamW(
+        apprentice.parameters(),
+        lr=1.0,
+        eps=training.epsilon,
+        weight_decay=training.weight_decay,
+        amsgrad=training.amsgrad,
+    )
 
 
 def _load_if_there(path: Path, state: TrainingState, inputs: str) -> None:
@@ -173,7 +187,7 @@ def descend(state: TrainingState, loss: Tensor, training: TrainingSection) -> Te
     _check_finite("the loss", loss, state.step)
     norm = nn.utils.clip_grad_norm_(state.apprentice.parameters(), training.clip_norm)
     _check_finite("the gradient of the loss", norm, state.step)
-    state.optimizer.param_groups[0]["lr"] = learning_rate(training, state.step)
+    state.optimizer.param_groups[0]["lr"] = learning_rate(training, state.step, state.plateau)
     state.optimizer.step()
     update_average(state, training.ema_decay)
     state.step += 1
@@ -190,14 +204,18 @@ def current_weights(state: TrainingState, weights: LossSection) -> LossSection:
 def validate(
     state: TrainingState, batches: Sequence[Batch], task: Task, log: Metrics | None, workers: Workers = ALONE
 ) -> None:
-    """Notes the errors of the averaged student, and the best so far; lowers the Hessian's weight when it is time."""
+    """Notes the errors of the averaged student, and the best so far.
+
+    Lowers the learning rate and the weight of the Hessian when it is time.
+    """
     student = averaged(state)
     terms = validation_terms(student, batches, task.weights, state.apprentice.projection, workers)
     error = terms.get("force", terms.get("teacher_force"))
     if error is not None and float(error) < (math.inf if state.best is None else state.best[0]):
         state.best = (float(error), state.step)
     if log is not None:
-        log.write(state.step, "validation", terms)
+        log.write(state.step, "validation", terms, **_rate_to_note(state))
+    _lower_rate(state, terms, task.training, log)
     switch = task.weights.hessian_switch
     if switch is None or state.switched or error is None:
         return
@@ -206,6 +224,25 @@ def validate(
         state.switched = True
         if log is not None:
             log.note(state.step, f"the weight of the Hessian is lowered by the factor {switch.factor}")
+
+
+def _rate_to_note(state: TrainingState) -> dict[str, Tensor]:
+    """That of the last step, where nothing but the course of the training says what it is."""
+    if state.plateau is None:
+        return {}
+    return {"learning_rate": torch.tensor(state.optimizer.param_groups[0]["lr"], dtype=torch.float64)}
+
+
+def _lower_rate(state: TrainingState, terms: Terms, training: TrainingSection, log: Metrics | None) -> None:
+    """Lets the learning rate fall where the error has stayed on a plateau for too long."""
+    if state.plateau is None:
+        return
+    watched = next(name for name in ("force", "teacher_force", "stress", "energy") if name in terms)
+    before = learning_rate(training, state.step, state.plateau)
+    state.plateau = state.plateau.after(float(terms[watched]), training.plateau_patience)
+    after = learning_rate(training, state.step, state.plateau)
+    if after < before and log is not None:
+        log.note(state.step, f"the learning rate falls to {after:.3g}")
 
 
 def validation_terms(
@@ -255,12 +292,16 @@ def read_weights(folder: Path, student: Student) -> Student:
     return student.eval().requires_grad_(False)
 
 
-def learning_rate(training: TrainingSection, step: int) -> float:
-    """Linear warm-up, then a cosine from the first rate to the final one."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    progress = (step - training.warmup_steps) / max(training.steps - training.warmup_steps, 1)
+def learning_rate(training: TrainingSection, step: int, plateau: Plateau | None = None) -> float:
+    """Linear warm-up, then a cosine from the first rate to the final one, or falls between the two."""
     low, high = training.final_learning_rate, training.learning_rate
+    if plateau is not None:
+        high = max(high * training.plateau_factor**plateau.falls, low)
+    if step < training.warmup_steps:
+        return high * (step + 1) / training.warmup_steps
+    if plateau is not None:
+        return high
+    progress = (step - training.warmup_steps) / max(training.total - training.warmup_steps, 1)
     return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -322,12 +363,14 @@ def _take_from_main(state: TrainingState, workers: Workers) -> None:
     if workers.size == 1:
         return
     modules = (state.apprentice.state_dict(), state.average, state.optimizer.state_dict())
-    (apprentice, average, optimizer), facts = workers.tell((modules, (state.step, state.switched, state.best)))
+    (apprentice, average, optimizer), facts = workers.tell(
+        (modules, (state.step, state.switched, state.best, state.plateau))
+    )
     if not workers.main:
         state.apprentice.load_state_dict(apprentice)
         state.average.update(average)
         state.optimizer.load_state_dict(optimizer)
-        state.step, state.switched, state.best = facts
+        state.step, state.switched, state.best, state.plateau = facts
 
 
 def _shares(batch: Batch | None, weights: LossSection, workers: Workers) -> dict[Term, float]:

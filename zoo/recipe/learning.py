@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from zoo.config import Config
 from zoo.derivatives import Side
+from zoo.errors import ConfigError
 from zoo.recipe.structures import Cells
 from zoo.teachers import teacher_names
 
@@ -71,7 +72,7 @@ class LossSection(Config):
 
     The weight of the Hessian belongs to its probes: an atom's part of H·v sums a whole row for random signs, and is
     one element for a one-hot vector. The paper's 5, 100 and 400 (energy, force, Hessian) are for ``rows``; the recipes
-    here give random signs 20 in the place of 400.
+    here give random signs 5 to 20 in the place of 400.
     """
 
     energy: Weight = 0.0  # mean over structures of |ΔE| / atoms
@@ -116,6 +117,8 @@ class LossSection(Config):
             raise ValueError(
                 "energy, force, stress and teacher_force all weigh 0, so nothing sets the forces; weigh one"
             )
+        if idle := [term for term in self.norms if term not in self.weights]:
+            raise ValueError(f"norms says how {idle[0]} is compared, which weighs 0; weigh it, or remove its norm")
         if self.hessian_switch is not None and self.force_from == "teacher":
             raise ValueError(
                 "hessian_switch compares student and teacher with the forces of a data set; set force_from: dataset"
@@ -126,16 +129,30 @@ class LossSection(Config):
 
 
 class TrainingSection(Config):
-    """How the student is fitted: AdamW, linear warm-up, cosine decay, clipping, and an average of the weights."""
+    """How the student is fitted: AdamW, linear warm-up, decay, clipping, and an average of the weights.
 
-    steps: PositiveInt
+    ``steps`` or ``epochs`` say how long: epochs are as many steps each as the first of them has batches.
+
+    With ``schedule: cosine`` the learning rate follows a cosine down to ``final_learning_rate``. With ``plateau`` it
+    falls by ``plateau_factor``, not below that, whenever more than ``plateau_patience`` validations in a row were no
+    better than the best before them, as PyTorch's ReduceLROnPlateau counts: better is an error of forces (where the
+    loss has none, of stress or energy) that is less by over a ten-thousandth.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveInt | None = None
     batch_size: PositiveInt = 8  # structures at most
     batch_atoms: PositiveInt | None = None  # atoms at most; a structure that is larger comes alone
     batch_edges: PositiveInt | None = None  # edges at most, likewise
+    schedule: Literal["cosine", "plateau"] = "cosine"
     learning_rate: float = Field(2e-3, gt=0, le=1)
     final_learning_rate: float = Field(1e-5, ge=0, le=1)
+    plateau_factor: float = Field(0.8, gt=0, lt=1)
+    plateau_patience: PositiveInt = 10  # validations
     warmup_steps: int = Field(50, ge=0)
     weight_decay: float = Field(1e-5, ge=0, le=1)
+    amsgrad: bool = False
+    epsilon: float = Field(1e-8, gt=0, le=1)  # added to the root of the second moment
     ema_decay: float = Field(0.995, ge=0, lt=1)
     clip_norm: float = Field(10.0, gt=0)
     log_every: PositiveInt = 10  # steps
@@ -144,14 +161,56 @@ class TrainingSection(Config):
     dtype: Precision = "float32"
     compile: bool = False  # the step as one graph: a minute first, then faster; resumed, equal up to rounding
 
+    def steps_of(self, structures: int) -> int:
+        """How many steps so many structures to train on make; a lower bound where atoms or edges limit a batch."""
+        return self.total if self.epochs is None else self.epochs * max(structures // self.batch_size, 1)
+
+    def in_steps(self, batches: int) -> "TrainingSection":
+        """The same with its epochs, of so many batches each, counted in steps.
+
+        Raises ConfigError where the warm-up is as long.
+        """
+        if self.epochs is None:
+            return self
+        steps = self.epochs * batches
+        if self.warmup_steps >= steps:
+            raise ConfigError(
+                f"training.warmup_steps is {self.warmup_steps}, but {self.epochs} epochs of {batches} batches are only "
+                f"{steps} steps; set it lower, or raise training.epochs"
+            )
+        return self.model_copy(update={"steps": steps, "epochs": None})
+
+    @property
+    def total(self) -> int:
+        """All steps, which are known where epochs have been counted."""
+        assert self.steps is not None
+        return self.steps
+
     @model_validator(mode="after")
-    def _falls(self) -> "TrainingSection":
-        if self.warmup_steps >= self.steps:
+    def _ends(self) -> "TrainingSection":
+        if self.steps is None and self.epochs is None:
+            raise ValueError("steps is missing; give steps, or epochs in its place")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"steps is {self.steps} and epochs is {self.epochs}; give one of the two, remove the other"
+            )
+        if self.steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}, but there are only {self.steps} steps; set it lower"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _falls(self) -> "TrainingSection":
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(f"final_learning_rate is above learning_rate, {self.learning_rate}")
+        for key in ("plateau_factor", "plateau_patience"):  # at their defaults they stand in every recipe of a run
+            value = getattr(self, key)
+            if self.schedule != "plateau" and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} is {value}, but schedule is {self.schedule}, which knows no plateau; "
+                    "set schedule: plateau, or remove it"
+                )
         return self
 
 
