@@ -66,7 +66,7 @@ def test_quickstart_json_has_the_keys_of_the_contract() -> None:
 
 
 def test_there_are_scripts() -> None:
-    assert {path.name for path in BASH} == {"install", "quickstart", "test", "verify_on_hub", "run"}
+    assert {path.name for path in BASH} == {"check_golden", "install", "quickstart", "test", "verify_on_hub", "run"}
 
 
 @pytest.mark.parametrize("path", BASH, ids=lambda path: path.name)

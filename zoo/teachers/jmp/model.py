@@ -1,0 +1,139 @@
+"""GemNet-OC (Gasteiger et al., TMLR 2022, arXiv 2204.02782), the architecture of JMP, in the shape of its weights.
+
+Messages live on edges, embeddings on atoms; they hear of each other by triplets, by quadruplets with dihedral angles,
+and directly. Parameters have the names of a fine-tuned checkpoint: ``embedding``, ``backbone``, ``out_energy`` and
+``out_forces``.
+
+Which neighbours an atom hears of depends on their order where more are near than are kept (``find_graphs``): then
+energies depend on the order of atoms, and jump when the nearest change. Derivatives by differences are unsafe there.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from zoo.graph import Graph
+from zoo.ops import scatter_sum
+from zoo.potential import AtomOutputs, Potential, Traits
+from zoo.teachers.jmp.activation import ScaledSiLU
+from zoo.teachers.jmp.basis import Bases, Basis
+from zoo.teachers.jmp.config import GemNetOCConfig
+from zoo.teachers.jmp.graphs import Edges, find_graphs
+from zoo.teachers.jmp.interactions import InteractionBlock
+from zoo.teachers.jmp.layers import HALF_ROOT, AtomUpdate, Dense, ScaleFactor, residuals
+
+_HEAD_LAYERS = 4  # before the last
+
+
+class OutputBlock(AtomUpdate):
+    """What a block has to say of atoms and, with a force branch, of edges."""
+
+    def __init__(self, config: GemNetOCConfig) -> None:
+        atom, edge, rbf = config.emb_size_atom, config.emb_size_edge, config.emb_size_rbf
+        super().__init__(edge, atom, rbf, config.num_atom)
+        self.seq_energy2 = nn.Sequential(*residuals(atom, config.num_output_afteratom))
+        self.direct = config.forces == "direct"
+        if self.direct:
+            self.scale_rbf_F = ScaleFactor()
+            self.seq_forces = nn.Sequential(*residuals(edge, config.num_atom))
+            self.dense_rbf_F = Dense(rbf, edge, active=False)
+
+    def forward(self, atoms: Tensor, messages: Tensor, basis: Basis) -> tuple[Tensor, Tensor | None]:
+        """(atoms, emb_size_atom) and (edges, emb_size_edge)"""
+        summed = self.update(messages, basis.output_radial, basis.graphs.main)  # (atoms, emb_size_atom)
+        of_atoms = self.seq_energy2((summed + atoms) * HALF_ROOT)
+        if not self.direct:
+            return of_atoms, None
+        return of_atoms, self.scale_rbf_F(self.seq_forces(messages) * self.dense_rbf_F(basis.output_radial))
+
+
+class GlobalOutput(nn.Module):
+    """One embedding from those of all blocks."""
+
+    def __init__(self, channels: int, blocks: int, layers: int) -> None:
+        super().__init__()
+        self.out_mlp = nn.Sequential(Dense(channels * (blocks + 1), channels), *residuals(channels, layers))
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        joined: Tensor = self.out_mlp(torch.cat(parts, dim=1))
+        return joined
+
+
+class Backbone(nn.Module):
+    """Embeddings of atoms and edges from elements and geometry."""
+
+    def __init__(self, config: GemNetOCConfig) -> None:
+        super().__init__()
+        blocks, layers = config.num_blocks, config.num_global_out_layers
+        self.config = config
+        self.bases = Bases(config)
+        self.int_blocks = nn.ModuleList(InteractionBlock(config) for _ in range(blocks))
+        self.out_blocks = nn.ModuleList(OutputBlock(config) for _ in range(blocks + 1))
+        self.out_mlp_E = GlobalOutput(config.emb_size_atom, blocks, layers)
+        if config.forces == "direct":
+            self.out_mlp_F = GlobalOutput(config.emb_size_edge, blocks, layers)
+
+    def forward(self, atoms: Tensor, graph: Graph) -> tuple[Tensor, Tensor, Tensor | None, Edges]:
+        """The last embeddings of atoms, the outputs of atoms (atoms, emb_size_atom) and of edges, and these."""
+        messages, basis = self.bases(atoms, find_graphs(graph, self.config))
+        parts = [self.out_blocks[0](atoms, messages, basis)]
+        for block, read in zip(self.int_blocks, list(self.out_blocks)[1:], strict=True):
+            atoms, messages = block(atoms, messages, basis)
+            parts.append(read(atoms, messages, basis))
+        of_atoms = self.out_mlp_E([part[0] for part in parts])
+        of_edges = self.out_mlp_F([part[1] for part in parts]) if self.config.forces == "direct" else None
+        return atoms, of_atoms, of_edges, basis.graphs.main
+
+
+class GemNetOC(Potential):
+    """A GemNet-OC with at most a head for energies and one for forces along edges.
+
+    Its features are the embeddings of atoms after the last block. Without a head for energies these are NaN.
+    """
+
+    def __init__(self, config: GemNetOCConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cutoff = config.cutoff
+        self.elements = config.elements
+        direct = config.forces == "direct"
+        self.traits = Traits(
+            conservative=not direct,
+            permutation_invariant=False,
+            smoothness=-1,
+            energies=config.energies,
+            stress=not direct,
+            features=config.emb_size_atom,
+        )
+        self.embedding = nn.Embedding(config.num_elements, config.emb_size_atom)
+        self.backbone = Backbone(config)
+        if config.energies:
+            self.out_energy = make_head(config.emb_size_atom, bias=config.energy_bias)
+        if direct:
+            self.out_forces = make_head(config.emb_size_edge, bias=True)
+
+    def atomic_energies(self, graph: Graph) -> Tensor:
+        return self.atomic_outputs(graph).energies
+
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        atoms = self.embedding(graph.numbers - 1)  # (atoms, emb_size_atom)
+        atoms, of_atoms, of_edges, edges = self.backbone(atoms, graph)
+        energies = self.out_energy(of_atoms)[:, 0] if self.config.energies else of_atoms.new_zeros(len(of_atoms))
+        return AtomOutputs(energies * self.config.energy_scale, atoms, self._forces_along(of_edges, edges))
+
+    def element_embeddings(self) -> Tensor:
+        return self.embedding.weight.detach()[[number - 1 for number in self.elements]]
+
+    def _forces_along(self, of_edges: Tensor | None, edges: Edges) -> Tensor | None:
+        """(atoms, 3) eV/Å, the sum over edges that end at an atom, positive away from their sources."""
+        if of_edges is None:
+            return None
+        along = self.out_forces(of_edges) * self.config.force_scale  # (edges, 1)
+        return scatter_sum(along * edges.directions, edges.targets, edges.atoms)
+
+
+def make_head(channels: int, *, bias: bool) -> nn.Sequential:
+    """Layers of the same width and a number at the end, without a bias; the activations have no parameters."""
+    layers: list[nn.Module] = []
+    for _ in range(_HEAD_LAYERS):
+        layers += [nn.Linear(channels, channels, bias=bias), ScaledSiLU()]
+    return nn.Sequential(*layers, nn.Linear(channels, 1, bias=False))
