@@ -6,6 +6,7 @@ from difflib import get_close_matches
 import torch
 
 from zoo.errors import UnknownNameError
+from zoo.teachers.announced import ANNOUNCED, Announced, refuse
 from zoo.teachers.base import Teacher
 
 _FAMILIES = {
@@ -18,19 +19,25 @@ _FAMILIES = {
 
 
 def teacher_names() -> tuple[str, ...]:
-    """All teachers that ``load_teacher`` knows."""
-    return tuple(_FAMILIES)
+    """All teachers that a recipe may name; ``load_teacher`` refuses those of ``ANNOUNCED``."""
+    return (*_FAMILIES, *ANNOUNCED)
 
 
 def load_teacher(name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Teacher:
-    """The teacher of that name. Raises UnknownNameError, MissingPackageError, IntegrityError."""
+    """The teacher of that name.
+
+    Raises UnknownNameError, MissingPackageError, IntegrityError; for one of ``ANNOUNCED`` CapabilityError, or
+    NotReleasedError where nobody has its weights.
+    """
+    if name in ANNOUNCED:
+        refuse(name)
     if name not in _FAMILIES:
-        near = get_close_matches(name, _FAMILIES, n=1)
+        near = get_close_matches(name, teacher_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UnknownNameError(f"no teacher is called {name!r}; {hint}known are {', '.join(_FAMILIES)}")
+        raise UnknownNameError(f"no teacher is called {name!r}; {hint}known are {', '.join(teacher_names())}")
     family = importlib.import_module(f"zoo.teachers.{_FAMILIES[name]}")
     teacher: Teacher = family.load(name, dtype, device)
     return teacher
 
 
-__all__ = ["Teacher", "load_teacher", "teacher_names"]
+__all__ = ["ANNOUNCED", "Announced", "Teacher", "load_teacher", "teacher_names"]
