@@ -286,7 +286,8 @@ def examples_of(bench: Bench, recipe: Recipe, split: Split) -> list[Example]:
 
 def task_of(recipe: Recipe, steps: int, seed: int) -> Task:
     """What is trained: the recipe's schedule, over so many steps."""
-    changes: dict[str, Any] = {"steps": steps, "warmup_steps": min(recipe.training.warmup_steps, steps // 10)}
+    changes: dict[str, Any] = {"steps": steps, "epochs": None}
+    changes |= {"warmup_steps": min(recipe.training.warmup_steps, steps // 10)}
     changes |= {"validate_every": max(steps // 4, 1), "checkpoint_every": max(steps // 10, 1), "log_every": 50}
     training = recipe.training.model_copy(update=changes)
     data = digest([recipe.structures.model_dump(mode="json"), recipe.labels.model_dump(mode="json"), recipe.seed])

@@ -102,14 +102,13 @@ def prepare(run: Run, folder: Path, steps: int) -> Bench:
 
 def step_time_ratio(recipe: Recipe, examples: list[Example], turns: int = 30) -> float:
     """Median time of a whole training step with Hessians over that of one without, taken in turns."""
+    steps = recipe.training.steps_of(len(examples))
     with tempfile.TemporaryDirectory() as scratch:
-        states = {
-            way: start(Path(scratch), task_of(recipe, way, recipe.training.steps, 0, ""), examples) for way in WAYS[:2]
-        }
+        states = {way: start(Path(scratch), task_of(recipe, way, steps, 0, ""), examples) for way in WAYS[:2]}
     times: dict[str, list[float]] = {way: [] for way in states}
     for turn in range(turns + 3):
         for way, state in states.items():
-            taken = _step_time(state, task_of(recipe, way, recipe.training.steps, 0, ""), examples)
+            taken = _step_time(state, task_of(recipe, way, steps, 0, ""), examples)
             if turn >= 3:
                 times[way].append(taken)
     student, twin = (statistics.median(found) for found in times.values())
@@ -126,7 +125,7 @@ def _step_time(state: TrainingState, task: Task, examples: list[Example]) -> flo
 def task_of(recipe: Recipe, way: str, steps: int, seed: int, data: str) -> Task:
     """What is trained; the twins are the student without Hessians."""
     weights = recipe.loss if way == "student" else recipe.loss.undistilled()
-    training = recipe.training.model_copy(update={"steps": steps})
+    training = recipe.training.model_copy(update={"steps": steps, "epochs": None})
     return Task(recipe.student, training, weights, seed, data, recipe.labels)
 
 

@@ -304,6 +304,10 @@ def test_the_licence_section_names_all_whose_terms_hold() -> None:
     assert f"The weights are under {link}; those of its teacher, `stillinger-weber/teacher`, under [CC0-1.0]" in plain
     assert f"The data set crystals is under {link}." in plain
     assert "were generated" not in plain
+    silent = {"data": (*data, DataSource(name="md22", licence="LicenseRef-unstated"))}
+    plain = " ".join(render_card(example_context(licence="CC-BY-4.0", lineage=silent)).split())
+    told = "The data set md22 states no licence; ask its authors before you pass on what learns from it."
+    assert f"The data set crystals is under {link}. {told}" in plain
     assert "The structures were generated" in " ".join(render_card(example_context()).split())
 
 

@@ -795,6 +795,7 @@ def _for_readers(words: str) -> str:
         (r"\b[0-9a-f]{40}\b|\b[0-9a-f]{12}\b(?!…)", "COMMIT"),
         (r"\b[0-9a-f]{12}…", "DIGEST"),
         (r"(cannot be reached|cannot read) \(.*\);", r"\1 (REASON);"),
+        (r"nearest: [a-z0-9./-]+(, [a-z0-9./-]+)*", "nearest: NAME"),
         (r"known: .*", "known: …"),
         (r"did not finish within [\d.]+ s", "gave no answer in time"),  # whichever of two clocks was first
     ):

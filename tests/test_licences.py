@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import LicenceError
-from zoo.licences import CODE_LICENCE, LICENCES, TERMS, Source, check_terms, is_commercial
+from zoo.licences import CODE_LICENCE, LICENCES, TERMS, UNSTATED, Source, check_terms, is_commercial, unstated
 
 ASL, FAIR = "LicenseRef-ASL", "LicenseRef-FAIR-Chemistry-v1"
 PAIRS = [(before, after) for before, terms in TERMS.items() for after in terms.followed_by]
@@ -121,6 +121,13 @@ def test_forbidden(licence: str, sources: list[Source], words: str) -> None:
         check_terms("a/student", licence, sources)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_of_data_without_terms_there_is_something_to_say_and_nothing_is_forbidden() -> None:
+    silent = Source("data", "md22", UNSTATED)
+    check_terms("a/student", "MIT", [teacher("MIT"), silent])
+    text = "data set md22 states no licence; ask its authors before you pass on what learns from it"
+    assert unstated([teacher(UNSTATED), data("MIT"), silent, silent]) == {"md22": text}
 
 
 def test_whether_commercial_use_is_allowed() -> None:

@@ -28,9 +28,9 @@ def test_a_config_says_what_its_teacher_obliges_its_users_to_repeat() -> None:
     student = scenes.tiny_painn("Si")
     teacher = load_teacher("stillinger-weber/teacher", dtype=torch.float64)
     samples: dict[str, Any] = {"train": (folders.cells(), None)}
-    plain = make_config(recipe, student, teacher, samples).lineage
+    plain = make_config(recipe, student, teacher, samples, 40).lineage
     assert (plain.teacher_terms, plain.data) == (None, ())
-    gated = make_config(recipe, student, replace(teacher, terms="Do no harm."), samples).lineage
+    gated = make_config(recipe, student, replace(teacher, terms="Do no harm."), samples, 40).lineage
     assert gated.teacher_terms == "Do no harm."
     assert gated.teacher_licence_weights == teacher.licence_weights
 
@@ -45,7 +45,7 @@ def test_the_data_sets_of_a_recipe_are_in_the_lineage(tmp_path: Path) -> None:
     recipe = frames_recipe(tmp_path).model_copy(update={"lock": lock})
     teacher = load_teacher("stillinger-weber/teacher", dtype=torch.float64)
     samples: dict[str, Any] = {"train": (silicon_clusters(2), None)}
-    lineage = make_config(recipe, scenes.tiny_painn("Si"), teacher, samples).lineage
+    lineage = make_config(recipe, scenes.tiny_painn("Si"), teacher, samples, 40).lineage
     assert lineage.sources[1:] == (Source("data", "clusters", "CC0-1.0"),)
 
 

@@ -14,12 +14,15 @@ import model_folders as folders
 import pytest
 import structures as scenes
 import torch
+from click.testing import CliRunner
+from hub_server import HubServer
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
-from zoo.artifact import write_manifest, write_model_folder
+from zoo.artifact import DataSource, write_manifest, write_model_folder
+from zoo.cli import main
 from zoo.engine import Engine
-from zoo.errors import IntegrityError, LicenceError, PublishError, ZooError
+from zoo.errors import IntegrityError, LicenceError, PublishError, ZooError, ZooWarning
 from zoo.files import sha256_file
 from zoo.load import load
 from zoo.publish import publish
@@ -217,6 +220,52 @@ def test_terms_weaker_than_the_teachers_or_unknown_are_refused(
     folder = folders.make_folder(tmp_path / "model", licence=licence, lineage=lineage)
     with pytest.raises(LicenceError, match=words):
         publish(folder, hub)
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Path:
+    """A model folder that learned from data whose terms nobody has stated."""
+    data = (DataSource(name="md22", licence="LicenseRef-unstated"), DataSource(name="crystals", licence="CC0-1.0"))
+    return folders.make_folder(tmp_path / "silent", lineage=folders.lineage(data=data))
+
+
+def test_data_that_state_no_terms_are_told(silent: Path, hub: Path) -> None:
+    text = "data set md22 states no licence; ask its authors before you pass on what learns from it"
+    for dry_run in (True, False):
+        with pytest.warns(ZooWarning) as warned:
+            result = publish(silent, hub, dry_run=dry_run)
+        assert [str(one.message) for one in warned] == [text]
+        assert result.unstated == (text,)
+        assert (f"terms: {text}" in str(result).splitlines()) == dry_run
+
+
+def test_what_learned_from_data_without_terms_is_public_only_when_that_is_asked_for(silent: Path, hub: Path) -> None:
+    for dry_run in (True, False):
+        refusal = pytest.raises(LicenceError, match=r"state no licence \(md22\).*--unstated-terms")
+        with pytest.warns(ZooWarning), refusal:
+            publish(silent, hub, public=True, dry_run=dry_run)
+    assert not hub.exists()
+    arguments = ["publish", str(silent), "--hub", str(hub), "--public"]
+    assert "without --public" in CliRunner().invoke(main, arguments).output
+    assert "published " in CliRunner().invoke(main, [*arguments, "--unstated-terms"]).output
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the stock client
+def test_what_learned_from_data_without_terms_is_not_put_where_everybody_reads_it_already(
+    server: HubServer, folder: Path, silent: Path
+) -> None:
+    private = folders.make_folder(silent.parent / "mine", name="my/engine", lineage=Engine.read(silent).config.lineage)
+    with pytest.warns(ZooWarning):
+        assert publish(private).public is False
+    publish(folder, public=True)
+    with pytest.warns(ZooWarning), pytest.raises(LicenceError, match="so it is not published for everybody"):
+        publish(silent)
+    with pytest.warns(ZooWarning):
+        assert publish(silent, unstated_terms=True).public is True
+
+
+def test_what_is_of_stated_terms_is_public_without_a_word(folder: Path, hub: Path) -> None:
+    assert publish(folder, hub, public=True).unstated == ()
 
 
 @pytest.mark.parametrize(

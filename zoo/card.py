@@ -18,6 +18,8 @@ from ase.data import chemical_symbols
 
 from zoo.artifact import MODEL, PROBE, ArtifactConfig
 from zoo.config import parse
+from zoo.data.sources import get_source
+from zoo.data.subsets import public_name
 from zoo.errors import LicenceError
 from zoo.evaluate.report import (
     DATASET_ENERGIES,
@@ -35,7 +37,7 @@ from zoo.evaluate.report import (
 )
 from zoo.hub.card_data import ZooBlock
 from zoo.hub.catalogue import entries
-from zoo.licences import CODE_LICENCE, LICENCES, TERMS, Terms
+from zoo.licences import CODE_LICENCE, LICENCES, TERMS, Terms, unstated
 from zoo.recipe import Recipe, Term, loss_from
 
 WIDTH = 100  # columns that prose is filled to
@@ -242,10 +244,11 @@ def _facts(context: CardContext) -> dict[str, str]:
         if any(config.domain.pbc)
         else "Other molecules, reactions, and molecules that meet others",
         "level_of_theory": config.lineage.level_of_theory,
-        "training_structures": str(_training_structures(recipe)),
+        "training_structures": _training_structures(recipe),
         "labels": _labels(recipe),
         "sources": _sources(recipe),
-        "files": f", with {listed(_files(recipe))} in a folder that `ZOO_DATA` names" if _files(recipe) else "",
+        "files": _needs(recipe),
+        "data_citations": _data_citations(recipe),
         "steps": f"{config.lineage.steps:,}",
         "batch": str(recipe.training.batch_size),
         "weights": listed([f"{weight:g} ({_TERMS[term]})" for term, weight in recipe.loss.weights.items()]),
@@ -254,9 +257,15 @@ def _facts(context: CardContext) -> dict[str, str]:
     }
 
 
-def _training_structures(recipe: Recipe) -> int:
-    groups = [group for group in recipe.structures.groups if group.split == "train"]
-    return sum(group.count * (group.copies if group.kind == "frames" else 1) for group in groups)
+def _training_structures(recipe: Recipe) -> str:
+    """How many there are; all, where a group takes whatever its subset holds."""
+    total = 0
+    for group in recipe.structures.groups:
+        if group.split == "train":
+            if group.count is None:
+                return "all"
+            total += group.count * (group.copies if group.kind in ("frames", "subset") else 1)
+    return str(total)
 
 
 def _labels(recipe: Recipe) -> str:
@@ -289,8 +298,23 @@ def _sources(recipe: Recipe) -> str:
 
 def _files(recipe: Recipe) -> list[str]:
     """What structures were taken from; of a path on the machine of the author, the name alone."""
-    groups = [group for group in recipe.structures.groups if group.kind == "frames"]
-    return sorted({Path(group.file).name if Path(group.file).is_absolute() else group.file for group in groups})
+    files = {group.file for group in recipe.structures.groups if group.kind == "frames"}
+    own = {subset.own.path for subset in recipe.structures.subsets.values() if subset.own is not None}
+    return sorted({public_name(path) for path in files | own})
+
+
+def _data_citations(recipe: Recipe) -> str:
+    """A line for each data set of zoo that structures are of."""
+    named = {subset.source for subset in recipe.structures.subsets.values() if subset.source is not None}
+    return "".join(f"\n- The data set {name}: {_one_line(get_source(name).citation)}" for name in sorted(named))
+
+
+def _needs(recipe: Recipe) -> str:
+    """What must be there before the recipe can run, as the end of a sentence."""
+    sources = sorted({subset.source for subset in recipe.structures.subsets.values() if subset.source is not None})
+    parts = [f"{listed(_files(recipe))} in a folder that `ZOO_DATA` names"] if _files(recipe) else []
+    parts += [f"the data that `zoo data fetch {source}` brings" for source in sources]
+    return f", with {listed(parts)}" if parts else ""
 
 
 def _teacher_errors(report: Report) -> str:
@@ -434,8 +458,10 @@ def _licence(context: CardContext) -> str:
     lineage = context.config.lineage
     teacher = f"those of its teacher, `{lineage.teacher}`, under {_licence_link(lineage.teacher_licence_weights)}"
     parts = [f"The weights are under {_licence_link(context.config.licence)}; {teacher}."]
-    for source in lineage.data:
-        parts.append(f"The data set {source.name} is under {_licence_link(source.licence)}.")
+    for source in lineage.sources:
+        if source.what == "data":
+            silent = unstated([source]).get(source.name)
+            parts.append(f"The {silent or f'data set {source.name} is under {_licence_link(source.licence)}'}.")
     if not lineage.data:
         parts.append(_unstated_terms(context.recipe))
     sentences = " ".join([*parts, f"The code that runs it, zoo, is under {_licence_link(CODE_LICENCE)}."])

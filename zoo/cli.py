@@ -22,16 +22,21 @@ from ase import Atoms
 from tqdm import tqdm
 
 from zoo.browse import build_gallery, info_text, list_text
+from zoo.cli_data import data
+from zoo.cli_options import json_option
+from zoo.cli_recipe import recipe_group, reproduce_command
 from zoo.distill.workers import first_to_fail, launched_workers
 from zoo.engine import Engine
 from zoo.errors import ConfigError, StructureError, UnknownNameError, ZooError, ZooWarning
+from zoo.estimate import estimate
+from zoo.estimate import text as estimate_text
 from zoo.evaluate.report import table
 from zoo.listing import describe, listing
 from zoo.load import load
 from zoo.markdown import printable
 from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
 from zoo.naming import DEFAULT_NAMESPACE
-from zoo.pipeline import distill, evaluate, make_labels, outline, train_student, train_twin
+from zoo.pipeline import distill, evaluate, make_labels, train_student, train_twin
 from zoo.publish import publish, seal
 from zoo.pull import pull
 from zoo.recipe import read_recipe
@@ -94,10 +99,16 @@ def main() -> None:
     Find one:    zoo list, zoo info NAME, zoo card NAME, zoo gallery FOLDER
     Use one:     zoo check NAME, zoo md NAME FILE, zoo pull NAME
     Make one:    zoo distill RECIPE   (label, train, evaluate are its parts)
-    Share one:   zoo publish FOLDER
+    Recipes:     zoo recipe new NAME --data FILE, zoo recipe check RECIPE
+    Data sets:   zoo data list, zoo data show NAME, zoo data fetch NAME
+    Share one:   zoo publish FOLDER, zoo reproduce NAME --check
 
     An engine is named FAMILY/ENGINE, for instance sevennet-0/silicon-student, or given as a model folder (./folder).
     """
+
+
+for _part in (data, recipe_group, reproduce_command):
+    main.add_command(_part)
 
 
 def recipe_options(command: F) -> F:
@@ -164,9 +175,6 @@ def engine_options(command: F) -> F:
     return command
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
 @contextmanager
 def _run(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> Iterator[Run | None]:
     """The run, of all processes that were launched together; None where it was only to be outlined.
@@ -178,8 +186,8 @@ def _run(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> Iter
             if not workers.main:
                 warnings.simplefilter("ignore", ZooWarning)
             run = Run.of(read_recipe(recipe), folder, replace=replace, workers=workers)
-            if dry_run:
-                _say(run, outline(run))
+            if dry_run and workers.main:
+                click.echo(estimate_text(estimate(run)))
             yield None if dry_run else run
     except Exception:
         if not first_to_fail():
@@ -254,7 +262,10 @@ def evaluate_command(recipe: str, folder: Path | None, replace: bool, dry_run: b
 @hub_options
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be sent; needs no token.")
 @click.option("--public", is_flag=True, help="Let everybody read it; without it a new repository is private.")
-def publish_command(folder: Path, hub: str | None, namespace: str, dry_run: bool, public: bool) -> None:
+@click.option("--unstated-terms", is_flag=True, help="Publish openly what learned from data that state no licence.")
+def publish_command(
+    folder: Path, hub: str | None, namespace: str, dry_run: bool, public: bool, unstated_terms: bool
+) -> None:
     """Publish the model folder FOLDER to a hub.
 
     It becomes the next version of its engine. The folder is verified, its probe recomputed, its card and its licence
@@ -264,7 +275,8 @@ def publish_command(folder: Path, hub: str | None, namespace: str, dry_run: bool
     \b
     zoo publish runs/sevennet-0/silicon-student/model --hub ./hub
     """
-    click.echo(publish(folder, hub=hub, namespace=namespace, dry_run=dry_run, public=public))
+    options = {"dry_run": dry_run, "public": public, "unstated_terms": unstated_terms}
+    click.echo(publish(folder, hub=hub, namespace=namespace, **options))
 
 
 @main.command("seal")
@@ -361,7 +373,7 @@ def _carry(to: Path, namespace: str) -> str:
 @click.argument("folder", type=click.Path(path_type=Path))
 @hub_options
 def gallery_command(folder: Path, hub: str | None, namespace: str) -> None:
-    """Write the cards of all engines of a hub to FOLDER as a web page.
+    """Write the cards of a hub's engines to FOLDER, for a browser.
 
     index.html is a table to sort and filter, and leads to a page a card with its figures. It needs no server.
     """

@@ -3,13 +3,14 @@
 The table is closed, and on the safe side: what is not in it is refused, though a lawyer might allow it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from zoo.errors import LicenceError
 
 CODE_LICENCE = "MIT"  # of zoo, whose code runs every student
+UNSTATED = "LicenseRef-unstated"  # of data beside which nobody has put terms: learned from, and said so
 
 _OWN = "LicenseRef-"  # SPDX's mark of a licence that its list lacks
 _LATER = "-or-later"  # SPDX's mark of what the Hub does not tell apart
@@ -153,13 +154,26 @@ LICENCES = tuple(TERMS)  # SPDX
 
 
 def check_terms(name: str, licence: str, sources: Sequence[Source]) -> None:
-    """Raises LicenceError where one of its sources forbids ``name`` this licence, or where nobody knows."""
+    """Raises LicenceError where one of its sources forbids ``name`` this licence, or where nobody knows.
+
+    Data that state no terms forbid nothing; ``unstated`` has what to say of them.
+    """
+    sources = [source for source in sources if source.what != "data" or source.licence != UNSTATED]
     for source in sources:
         if source.licence not in TERMS:
             raise LicenceError(f"{name}: {source}, whose terms zoo does not know; it knows {', '.join(LICENCES)}")
     for source in sources:
         if licence not in TERMS[source.licence].followed_by:
             raise LicenceError(f"{name} is {licence}, but {source}, which forbids that; {_advice(sources)}")
+
+
+def unstated(sources: Iterable[Source]) -> dict[str, str]:
+    """The data sets whose terms nobody has stated, by name, and what to say of each."""
+    names = [source.name for source in sources if source.what == "data" and source.licence == UNSTATED]
+    return {
+        name: f"data set {name} states no licence; ask its authors before you pass on what learns from it"
+        for name in names
+    }
 
 
 def is_commercial(licence: str | None) -> bool | None:

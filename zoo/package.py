@@ -1,5 +1,6 @@
 """From a finished run to a model folder: domain, probe, config, and a card whose snippet was run as it stands."""
 
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from zoo.artifact import (
 )
 from zoo.card import CardContext, render_card
 from zoo.data.labels import Labels
+from zoo.data.subsets import data_terms
 from zoo.errors import ConfigError
 from zoo.evaluate.report import Report
 from zoo.hub.card_lint import lint_card
@@ -56,7 +58,7 @@ def package(
     Raises ConfigError where the card's snippet fails or the card is not one that a hub takes.
     """
     probe = make_probe(student, teacher, samples)
-    config = make_config(recipe, student, teacher, samples)
+    config = make_config(recipe, student, teacher, samples, _steps_taken(run / "train"))
     figures = {f"figures/{path.name}": path for path in sorted((run / "evaluation" / "figures").glob("*.png"))}
     files: dict[str, Path | bytes] = {
         "recipe.yaml": to_yaml(recipe).encode(),
@@ -142,8 +144,8 @@ def _first_products(prediction: Prediction, count: int) -> Prediction:
     return replace(prediction, hessian_products=prediction.hessian_products[:count])
 
 
-def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Samples) -> ArtifactConfig:
-    """``config.json`` of a student."""
+def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Samples, steps: int) -> ArtifactConfig:
+    """``config.json`` of a student that took so many steps."""
     lock = recipe.lock
     if lock is None:
         raise ConfigError("only a locked recipe is packaged; zoo distill locks it")
@@ -152,7 +154,7 @@ def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Sam
         licence=recipe.licence,
         architecture=recipe.student,
         domain=make_domain(recipe, samples["train"][0]),
-        lineage=_lineage(recipe, lock, teacher),
+        lineage=_lineage(recipe, lock, teacher, steps),
         dtype=recipe.training.dtype,
         parameters=count_parameters(student),
     )
@@ -205,7 +207,13 @@ def run_snippet(code: str, model: Path, folder: Path) -> str:
     return done.stdout
 
 
-def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher) -> Lineage:
+def _steps_taken(folder: Path) -> int:
+    """Of all rounds of a finished training, whose last record is of its last step."""
+    steps: int = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    return steps
+
+
+def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher, steps: int) -> Lineage:
     return Lineage(
         recipe_sha256=recipe.digest,
         structures_sha256=lock.structures_sha256,
@@ -214,10 +222,10 @@ def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher) -> Lineage:
         teacher_weights_sha256=teacher.weights_sha256,
         teacher_licence_weights=teacher.licence_weights,
         teacher_terms=teacher.terms,
-        data=tuple(DataSource(name=one.name, licence=one.licence) for one in recipe.structures.data),
+        data=tuple(DataSource(name=one.name, licence=one.licence) for one in data_terms(recipe)),
         level_of_theory=teacher.level_of_theory,
         seed=recipe.seed,
-        steps=recipe.training.steps * (1 + (recipe.exploration.rounds if recipe.exploration else 0)),
+        steps=steps,
         code_version=__version__,
     )
 

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.artifact import (
@@ -16,7 +17,7 @@ from zoo.artifact import (
     write_manifest,
 )
 from zoo.engine import Engine
-from zoo.errors import HubError, LicenceError, PublishError, ZooError
+from zoo.errors import HubError, LicenceError, PublishError, ZooError, ZooWarning
 from zoo.files import atomic_path, sha256_file
 from zoo.hub.base import Release
 from zoo.hub.card_data import ZooBlock, parse_card
@@ -24,7 +25,7 @@ from zoo.hub.card_lint import lint_card
 from zoo.hub.catalogue import entries
 from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
-from zoo.licences import TERMS, check_terms
+from zoo.licences import TERMS, check_terms, unstated
 from zoo.locate import open_hub
 from zoo.naming import EngineName, Repository, default_namespace, is_engine_name, parse_name, parse_path
 
@@ -45,6 +46,7 @@ class PublishResult:
     new: bool | None  # False where the hub had this very content before
     public: bool | None  # None where the hub has no private repositories
     dry_run: bool
+    unstated: tuple[str, ...] = ()  # what to say of each data set whose terms nobody has stated
 
     def __str__(self) -> str:
         return self._plan() if self.dry_run else self._done()
@@ -62,6 +64,7 @@ class PublishResult:
                 *(f"{size:>12,}  {path}" for path, size in self.files.items()),
                 f"{size:>12,}  bytes in {len(self.files)} files",
                 f"card: no fault found. licence: {self.licence}, which its sources allow.",
+                *(f"terms: {told}" for told in self.unstated),
                 f"{verb} {self.repository}{version} on {self.hub}{_PLANNED[self.public]}",
             ]
         )
@@ -74,38 +77,36 @@ def publish(
     namespace: str | None = None,
     dry_run: bool = False,
     public: bool = False,
+    unstated_terms: bool = False,
 ) -> PublishResult:
     """Publishes a model folder, and returns when it can be loaded by name.
 
     ``hub`` is a URL or a folder, by default what ZOO_HUB names, else huggingface.co; ``namespace`` is by default what
     ZOO_NAMESPACE names, else mlff-zoo. A new repository is private unless ``public``; who may read a hub that is a
-    folder is a matter of its permissions. ``dry_run`` checks all that can be checked without asking a server. The
-    same content published again is the same version, and what was interrupted goes on when it is published again.
-    Raises IntegrityError, ConfigError, LicenceError, PublishError, AccessError.
+    folder is a matter of its permissions. What learned from data that state no licence is not published for everybody
+    without ``unstated_terms``, and a warning names them. ``dry_run`` checks all that can be checked without asking a
+    server. The same content published again is the same version, and what was interrupted goes on when it is published
+    again. Raises IntegrityError, ConfigError, LicenceError, PublishError, AccessError.
     """
     target = open_hub(hub)
     with tempfile.TemporaryDirectory(prefix="zoo-publish-") as temporary:
         staged = Path(temporary)
         _stage(parse_path(folder), staged)
         config = _approve(staged)
+        if public and not unstated_terms:
+            _refuse_open(config)
         name = parse_name(config.name)
         assert isinstance(name, EngineName)  # it was approved
         repository = name.repository(default_namespace(namespace))
+        plan = _plan_of(config, staged, repository, target.title)
         if dry_run:
-            return _planned(target, repository, staged, config, public)
+            return _planned(plan, target, repository, staged, public)
+        if plan.unstated and not unstated_terms and _is_open(target, repository):
+            _refuse_open(config)
         gated = config.lineage.teacher_terms is not None
         release = _release(target, repository, staged, public=public, gated=gated)
-        return PublishResult(
-            repository.id,
-            release.commit,
-            release.tag,
-            _sizes(staged),
-            config.licence,
-            target.title,
-            release.new,
-            release.public,
-            dry_run=False,
-        )
+        commit, tag, new, seen = release.commit, release.tag, release.new, release.public
+        return replace(plan, commit=commit, tag=tag, new=new, public=seen, dry_run=False)
 
 
 def seal(folder: str | Path) -> Manifest:
@@ -121,7 +122,10 @@ def seal(folder: str | Path) -> Manifest:
 
 
 def check_licence(config: ArtifactConfig) -> None:
-    """Raises LicenceError where a student's terms are weaker than those of its sources, or where nobody knows."""
+    """Raises LicenceError where a student's terms are weaker than those of its sources, or where nobody knows.
+
+    Warns of data whose terms nobody has stated.
+    """
     lineage = config.lineage
     stated, entry = lineage.teacher_licence_weights, entries().get(lineage.teacher)
     if entry is not None and entry.licence_weights != stated:
@@ -130,11 +134,24 @@ def check_licence(config: ArtifactConfig) -> None:
             f"they are {entry.licence_weights}; make the model folder again"
         )
     check_terms(config.name, config.licence, lineage.sources)
-    silent = [source for source in lineage.sources if TERMS[source.licence].repeated and not lineage.teacher_terms]
+    for told in unstated(lineage.sources).values():
+        warnings.warn(told, ZooWarning, stacklevel=2)
+    bound = [source for source in lineage.sources if source.licence in TERMS and TERMS[source.licence].repeated]
+    silent = [] if lineage.teacher_terms else bound
     if silent:
         raise LicenceError(
             f"{silent[0]} is under {silent[0].licence}, whose text must be passed on; "
             "config.json has no teacher_terms, make the model folder again with a teacher that gives its terms"
+        )
+
+
+def _refuse_open(config: ArtifactConfig) -> None:
+    """Raises LicenceError where nobody has stated the terms of data that an engine learned from."""
+    names = ", ".join(unstated(config.lineage.sources))
+    if names:
+        raise LicenceError(
+            f"{config.name} learned from data that state no licence ({names}), so it is not published for everybody; "
+            "ask their authors and add --unstated-terms, or publish it to a private repository, without --public"
         )
 
 
@@ -229,20 +246,47 @@ def _statements(block: ZooBlock, config: ArtifactConfig, weights: str) -> dict[s
     }
 
 
+def _plan_of(config: ArtifactConfig, staged: Path, repository: Repository, hub: str) -> PublishResult:
+    """What is known before any hub is asked."""
+    return PublishResult(
+        repository=repository.id,
+        commit=None,
+        tag=None,
+        files=_sizes(staged),
+        licence=config.licence,
+        hub=hub,
+        new=None,
+        public=None,
+        dry_run=True,
+        unstated=tuple(unstated(config.lineage.sources).values()),
+    )
+
+
 def _planned(
-    target: FolderHub | RemoteHub, repository: Repository, staged: Path, config: ArtifactConfig, public: bool
+    plan: PublishResult, target: FolderHub | RemoteHub, repository: Repository, staged: Path, public: bool
 ) -> PublishResult:
     """A folder says which version it would be; a server is not asked, for that may need a token."""
-    tag, new = target.tag_for(repository, staged) if isinstance(target, FolderHub) else (None, None)
-    seen = None if isinstance(target, FolderHub) else public
-    return PublishResult(
-        repository.id, None, tag, _sizes(staged), config.licence, target.title, new, seen, dry_run=True
-    )
+    if isinstance(target, RemoteHub):
+        return replace(plan, public=public)
+    tag, new = target.tag_for(repository, staged)
+    return replace(plan, tag=tag, new=new)
 
 
 def _sizes(staged: Path) -> dict[str, int]:
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     return {path.relative_to(staged).as_posix(): path.stat().st_size for path in files}
+
+
+def _is_open(hub: FolderHub | RemoteHub, repository: Repository) -> bool:
+    """Whether a server lets everybody read what is published there; who may read a folder is not zoo's to say."""
+    if isinstance(hub, FolderHub):
+        return False
+    client = hub.client()
+    try:
+        with client.session():
+            return client.refs(repository) is not None and client.is_public(repository)
+    except HubError as error:
+        raise PublishError(f"{error}. Nothing is lost: run the same again") from error
 
 
 def _release(hub: FolderHub | RemoteHub, repository: Repository, staged: Path, *, public: bool, gated: bool) -> Release:

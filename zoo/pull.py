@@ -15,6 +15,7 @@ from zoo.hub.catalogue import entries
 from zoo.hub.folder import FolderHub
 from zoo.locate import Fetched, fetch, locate, open_hub, parse
 from zoo.naming import EngineName, Repository, default_namespace, parse_path
+from zoo.teachers import ANNOUNCED, load_teacher
 
 _PACKED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst", ".zip")
 
@@ -76,6 +77,8 @@ def _published(name: str) -> EngineName | Repository:
     if isinstance(found, Path):
         raise ConfigError(f"{name} is a folder, which is here already; give a name, such as family/engine")
     entry = entries().get(found.name) if isinstance(found, EngineName) else None
+    if entry is not None and entry.name in ANNOUNCED:
+        load_teacher(entry.name)  # which says why not
     if entry is not None and entry.status == "package":
         raise ConfigError(f"{name} comes with the package {entry.package}; run: pip download {entry.package}")
     return found

@@ -454,6 +454,9 @@ def _test_split(recipe: Recipe) -> str:
     groups = [group for group in recipe.structures.groups if group.split == "test"]
     told = f"groups {', '.join(group.name for group in groups)}, none of which is trained on"
     shared = any(group.kind == "frames" and group.shared for group in groups)
+    subsets = [recipe.structures.subsets[group.subset] for group in groups if group.kind == "subset"]
+    if any(subset.division.by == "frame" for subset in subsets):
+        return f"{told}; frames were divided one by one, so that others of their trajectories are"
     return f"{told}; the same frames, displaced otherwise, are" if shared else told
 
 

@@ -161,6 +161,38 @@ class Settings(Config):
     timing: TimingSettings | None = None
 
 
+class Bands(Config):
+    """How far each figure may lie from the one that the report states when the recipe is run again.
+
+    On one kind of machine, with one number of threads and the same versions, a run repeats bit for bit. Another machine
+    gives other last digits in the teacher's forces, and training carries them into the errors, by a few per cent. What
+    is no error but a property of the student is steadier. The drift is a slope near zero in which chaos has a part: its
+    size alone is bounded. What differs by less than ``floor`` of its unit, no table shows.
+    """
+
+    errors: float = Field(0.10, gt=0)  # of the error, up and down
+    lattice_constant_A: float = Field(0.005, gt=0)  # likewise
+    max_frequency_THz: float = Field(0.02, gt=0)
+    bulk_modulus_GPa: float = Field(0.05, gt=0)
+    drift: float = Field(2.0, ge=1)  # times the size of the stated one, at most
+    floor: float = Field(1e-3, ge=0)  # of the figure's unit
+
+    def of(self, key: str, stated: float) -> tuple[float, float]:
+        """The least and the most that a figure may be when it is measured again."""
+        if key == "drift_meV_atom_ps":
+            width = max(self.drift * abs(stated), self.floor)
+            return -width, width
+        width = max(getattr(self, key, self.errors) * abs(stated), self.floor)
+        return stated - width, stated + width
+
+    def __str__(self) -> str:
+        return (
+            f"Band: errors within {self.errors:.0%} of those stated, up and down; lattice constant "
+            f"{self.lattice_constant_A:.1%}, highest phonon {self.max_frequency_THz:.0%}, bulk modulus "
+            f"{self.bulk_modulus_GPa:.0%}; drift up to {self.drift:g} times; times are not compared."
+        )
+
+
 class Report(Config):
     """``report.json``: the figures of the three, with the hardware and versions that gave them."""
 
@@ -172,6 +204,7 @@ class Report(Config):
     speedup: float | None = Field(None, gt=0)  # the teacher's time over the student's
     parameters: int = Field(ge=1)  # of the student
     training_seconds: dict[Literal["student", "twin"], float] = Field(default_factory=dict)
+    bands: Bands = Bands()  # in which the figures lie when the recipe is run again
     settings: Settings
     hardware: dict[str, str | int | float | None]
     versions: dict[str, str]

@@ -57,6 +57,8 @@ class Lock(Config):
     teacher_package: str
     structures_sha256: str
     labels_sha256: str
+    data_sha256: dict[str, str] = Field(default_factory=dict)  # of each file of data, by its name
+    code_sha256: str = ""  # over the code of zoo; none in older locks
     zoo: str
     torch: str
 
@@ -99,16 +101,7 @@ class Recipe(Config):
     def _check_signals(self) -> None:
         """What the loss wants must be labelled, and the student must be able to give it."""
         loss, labels = self.loss, self.labels
-        if loss.hessian > 0 and labels.probes == "none":
-            raise ValueError("loss.hessian has a weight, but labels.probes is none; choose probes, or set it to 0")
-        if loss.hessian_from == "teacher" and labels.probes == "dense":
-            raise ValueError("loss.hessian_from is teacher, which draws its own probes; set labels.probes to rows")
-        stored = labels.stored_probes
-        if loss.hessian > 0 and loss.hessian_from == "stored" and stored is not None and loss.probes_per_step > stored:
-            raise ValueError(
-                f"loss.probes_per_step is {loss.probes_per_step}, but labels.probes_per_structure only {stored}; "
-                "lower the one, or raise the other"
-            )
+        self._check_hessian()
         for term, extra in (("atomic_energy", "atomic_energies"), ("feature", "features")):
             if getattr(loss, term) > 0 and extra not in labels.extras:
                 raise ValueError(f"loss.{term} has a weight, but labels.extras lacks {extra}; add it there")
@@ -119,6 +112,22 @@ class Recipe(Config):
                     "they are; set it to teacher, or leave out the displaced and generated groups"
                 )
         self._check_student()
+
+    def _check_hessian(self) -> None:
+        """Products that the loss compares must be stored, or be such as the teacher is asked for at each step."""
+        loss, labels = self.loss, self.labels
+        if loss.hessian > 0 and labels.probes == "none":
+            raise ValueError("loss.hessian has a weight, but labels.probes is none; choose probes, or set it to 0")
+        if loss.hessian_from == "teacher" and labels.probes == "dense":
+            raise ValueError("loss.hessian_from is teacher, which draws its own probes; set labels.probes to rows")
+        if loss.hessian_from == "teacher" and labels.forward_mode:
+            raise ValueError("loss.hessian_from is teacher, which is asked in reverse mode; remove labels.forward_mode")
+        stored = labels.stored_probes
+        if loss.hessian > 0 and loss.hessian_from == "stored" and stored is not None and loss.probes_per_step > stored:
+            raise ValueError(
+                f"loss.probes_per_step is {loss.probes_per_step}, but labels.probes_per_structure only {stored}; "
+                "lower the one, or raise the other"
+            )
 
     def _check_student(self) -> None:
         loss, direct = self.loss, self.student.direct
@@ -173,7 +182,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 def recipe_names() -> list[str]:
     """All recipes that come with zoo."""
-    folder = _folder()
+    folder = recipe_folder()
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.yaml"))
 
 
@@ -184,7 +193,7 @@ def _read_named(name: str) -> Recipe:
         raise UnknownNameError(
             f"no recipe is called {name!r}; {hint}give a path to a .yaml file, or one of: {_listed()}"
         )
-    path = _folder() / f"{name}.yaml"
+    path = recipe_folder() / f"{name}.yaml"
     recipe = read_yaml(Recipe, path)
     if recipe.name != name:
         raise ConfigError(f"{path}: its name is {recipe.name}, expected {name}; a recipe's name is its path")
@@ -195,7 +204,7 @@ def _listed() -> str:
     return ", ".join(recipe_names()) or "none"
 
 
-def _folder() -> Path:
+def recipe_folder() -> Path:
     """The recipes of an installed wheel, or those of the repository."""
     packaged = Path(__file__).parent.parent / "_recipes"
     return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "recipes"
@@ -236,6 +245,7 @@ __all__ = [
     "Weight",
     "loss_from",
     "read_recipe",
+    "recipe_folder",
     "recipe_names",
     "to_yaml",
 ]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from ase.build import bulk
 from ase.data import atomic_numbers
+from ase.formula import Formula
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from zoo.config import Config
@@ -21,7 +22,20 @@ def _is_element(symbol: str) -> str:
     return symbol
 
 
+def _is_formula(text: str) -> str:
+    try:
+        symbols = list(Formula(text).count())
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a formula; expected elements and their numbers, as in C2H6O") from error
+    if not symbols:
+        raise ValueError(f"{text!r} is a formula without elements; expected one as C2H6O")
+    for symbol in symbols:
+        _is_element(symbol)
+    return text
+
+
 Symbol = Annotated[str, AfterValidator(_is_element)]
+FormulaText = Annotated[str, AfterValidator(_is_formula)]
 
 
 class Crystal(Config):
@@ -135,7 +149,7 @@ class Filters(Config):
 
     element: Symbol | None = None  # frames that hold it
     elements: tuple[Symbol, ...] | None = Field(None, min_length=1)  # frames that hold no other
-    formula: str | None = None  # frames of just these atoms, in any order: C2H6O
+    formula: FormulaText | None = None  # frames of just these atoms, in any order: C2H6O
     molecules: tuple[str, ...] | None = Field(None, min_length=1)  # by the name or SMILES that the data set has
     parts: tuple[str, ...] | None = Field(None, min_length=1)  # of the data set, by its own names for them
     charge: int | None = None  # e, of the whole frame
@@ -160,7 +174,8 @@ class Division(Config):
     """Which frames of a subset belong to which split.
 
     Whole groups go to one side, decided by a hash of the group's name and the salt alone: no group stands on two
-    sides, and what was decided stays so when frames are added or come in another order. ``frame`` takes each frame for
+    sides, and what was decided stays so when frames are added or come in another order. Blocks are counted in the file
+    or trajectory: there, add frames at the end. ``frame`` takes each frame for
     a group of its own, as Amin et al. do: neighbours in a trajectory then stand on both sides, for comparison only.
     """
 
@@ -183,11 +198,11 @@ class Division(Config):
 class OwnData(Config):
     """A file or folder of the user's own, sought in the folders of ``ZOO_DATA`` unless its path is absolute.
 
-    Units are eV and Å (sgdml: those that the file names, else kcal/mol), as the formats have them.
+    Units are those that the format has, or that the file names; what is read is in eV and Å.
     """
 
     path: str = Field(min_length=1)
-    format: Literal["extxyz", "ase-db", "lmdb", "deepmd", "sgdml", "phonopy"]
+    format: Literal["extxyz", "ase-db", "lmdb", "deepmd", "sgdml", "rmd17", "spice", "mptrj-json", "phonopy"]
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the file, or of all files of a folder
 
 
