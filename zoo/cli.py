@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from zoo.browse import build_gallery, info_text, list_text
 from zoo.cli_data import data
-from zoo.cli_options import json_option
+from zoo.cli_options import hub_options, json_option
 from zoo.cli_recipe import recipe_group, reproduce_command
 from zoo.distill.workers import first_to_fail, launched_workers
 from zoo.engine import Engine
@@ -123,30 +123,6 @@ def recipe_options(command: F) -> F:
             help="Folder of the run.  [default: runs/FAMILY/ENGINE]",
         ),
         click.argument("recipe"),
-    ):
-        command = decorate(command)
-    return command
-
-
-def hub_options(command: F) -> F:
-    """Where engines are fetched from or published to."""
-    for decorate in (
-        click.option(
-            "--namespace",
-            envvar="ZOO_NAMESPACE",
-            default=DEFAULT_NAMESPACE,
-            show_default=True,
-            show_envvar=True,
-            metavar="NAME",
-            help="Owner of the engines on the hub.",
-        ),
-        click.option(
-            "--hub",
-            envvar="ZOO_HUB",
-            show_envvar=True,
-            metavar="HUB",
-            help="Hub of published engines: a URL, or a folder such as ./hub.  [default: huggingface.co]",
-        ),
     ):
         command = decorate(command)
     return command

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from zoo.cli_options import json_option
+from zoo.cli_options import hub_options, json_option
 from zoo.errors import ConfigError
 from zoo.files import atomic_write
-from zoo.naming import DEFAULT_NAMESPACE
 from zoo.recipe import read_recipe, to_yaml
 from zoo.recipe_check import check_recipe
 from zoo.recipe_diff import diff_recipes
@@ -140,22 +139,7 @@ def lock_command(recipe: str, folder: Path | None, output: Path | None) -> None:
 @click.argument("name")
 @click.option("--check", is_flag=True, help="Carry the recipe out and compare; without it, say what would be done.")
 @click.option("--run", "folder", type=_RUN, help="Folder of the new run.  [default: runs/FAMILY/ENGINE-reproduced]")
-@click.option(
-    "--namespace",
-    envvar="ZOO_NAMESPACE",
-    default=DEFAULT_NAMESPACE,
-    show_default=True,
-    show_envvar=True,
-    metavar="NAME",
-    help="Owner of the engines on the hub.",
-)
-@click.option(
-    "--hub",
-    envvar="ZOO_HUB",
-    show_envvar=True,
-    metavar="HUB",
-    help="Hub of published engines: a URL, or a folder such as ./hub.  [default: huggingface.co]",
-)
+@hub_options
 @json_option
 def reproduce_command(
     name: str, check: bool, folder: Path | None, namespace: str, hub: str | None, as_json: bool
