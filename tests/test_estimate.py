@@ -179,7 +179,7 @@ def test_a_teacher_is_asked_about_one_structure(tmp_path: Path) -> None:
     assert rate.memory > 2**26
     said = text(found)
     assert re.search(r"[\d.e-]+ s a call and [\d.e-]+ s a product for 8 atoms, .* in all\n", said)
-    assert re.search(r"s a structure of 8 atoms, at most .* in all\n", said)
+    assert re.search(r"s a structure of 8 atoms, about .* in all\n", said)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,6 +221,31 @@ def test_a_filter_that_nothing_passes_is_told(tmp_path: Path) -> None:
     )
 
 
+def test_a_filter_on_what_no_frame_says_is_told(tmp_path: Path) -> None:
+    recipe = subset_recipe(tmp_path, own(tmp_path) | {"filters": {"min_band_gap": 1}})
+    assert "no frame of it has a band gap, which its filters ask for" in " ".join(of(recipe, tmp_path).missing)
+
+
+def test_a_file_with_another_digest_is_told(tmp_path: Path) -> None:
+    data = own(tmp_path)
+    data["own"]["sha256"] = "0" * 64
+    missing = of(subset_recipe(tmp_path, data), tmp_path).missing
+    assert any("has the digest" in line and "expected 000" in line for line in missing)
+
+
+def test_what_the_teacher_refuses_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "own.xyz"
+    data = own(tmp_path)
+    copper = silicon_clusters(24)
+    for atoms in copper:
+        atoms.numbers[:] = 29
+    ase.io.write(path, copper, format="extxyz")
+    found = of(subset_recipe(tmp_path, data, student__elements=["Cu"]), tmp_path, measure=True)
+    assert any(
+        line.startswith("teacher stillinger-weber/teacher: the teacher cannot run here") for line in found.missing
+    )
+
+
 def test_a_group_that_asks_for_more_than_there_is_is_told(tmp_path: Path) -> None:
     found = of(subset_recipe(tmp_path, own(tmp_path), (23, None, 1)), tmp_path)
     count = found.splits["train"].structures
@@ -256,7 +281,7 @@ def test_without_a_structure_the_student_is_measured_on_one_that_is_made_up(tmp_
     assert found.training_hours is not None
     said = text(found)
     assert "on disk; rate unknown: the teacher cannot run here\n" in said
-    assert re.search(r"[\d.e-]+ s a made-up structure of 10 atoms, at most .* in all\n", said)
+    assert re.search(r"[\d.e-]+ s a made-up structure of 10 atoms, about .* in all\n", said)
     assert re.search(r"memory +[\d.]+ GiB for a batch of at most 512 atoms, without the teacher; larger", said)
 
 
@@ -306,7 +331,7 @@ def test_data_that_are_not_here_are_missing(tmp_path: Path, monkeypatch: pytest.
     mine = {"own": {"path": "mine.xyz", "format": "extxyz"}}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "requests" else True)
     assert of(subset_recipe(tmp_path, mine), tmp_path).missing == (
-        "data mine.xyz: set ZOO_DATA to the folder that holds it",
+        "data mine.xyz: correct its path, or set ZOO_DATA to the folder that holds it",
     )
     package = "data: package requests is not installed; run: pip install requests"
     assert package in of(subset_recipe(tmp_path, MD22), tmp_path).missing

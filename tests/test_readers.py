@@ -29,6 +29,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from zoo.data.frame import Frame
 from zoo.data.readers import FORMATS, read_frames
+from zoo.data.readers.base import problem
 from zoo.data.readers.materials_project import with_gaps
 from zoo.data.readers.smiles import formal_charge, mapped_elements
 from zoo.errors import ConfigError, IntegrityError, LabelError, MissingPackageError, UnknownNameError, ZooError
@@ -1106,3 +1107,9 @@ def test_a_missing_package_is_named(form: str, package: str, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=f"pip install {package}"):
         list(read_frames(path, form))
+
+
+def test_a_reason_of_somebody_else_gives_no_bad_advice() -> None:
+    said = problem(ValueError("This file contains pickled (object) data. If you trust the file use allow_pickle="))
+    assert said == "it holds pickled objects, or is no NumPy file"
+    assert "cut short" in problem(zipfile.BadZipFile("File is not a zip file"))

@@ -22,6 +22,7 @@ from zoo.evaluate.report import (
     rows_of,
     speedup,
     table,
+    times,
 )
 
 ERRORS = {
@@ -109,6 +110,13 @@ def test_the_report_survives_its_file() -> None:
     assert parse(Report, data, "report.json") == report
     assert data["twin"]["max_frequency_THz"] is None
     assert data["twin"]["reasons"]["max_frequency_THz"] == "phonopy was not installed"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(0.0279, "0.028"), (0.84, "0.84"), (1.0, "1.0"), (43.27, "43.3"), (234.5, "234")]
+)
+def test_how_many_times_as_fast(ratio: float, said: str) -> None:
+    assert times(ratio) == said
 
 
 def test_the_speedup_is_the_ratio_of_the_times() -> None:

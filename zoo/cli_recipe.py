@@ -155,7 +155,8 @@ def reproduce_command(
     if not as_json or not check:
         click.echo(plan_text(published, run))
     if not check:
-        click.echo(f"\nTo do it: zoo reproduce {name} --check")
+        where = f" --hub {hub}" if hub else ""
+        click.echo(f"\nTo do it: zoo reproduce {name} --check{where}")
         return
     result = reproduce(published, run)
     click.echo(json.dumps(result.as_dict(), indent=1, ensure_ascii=False) if as_json else f"\n{result}")

@@ -14,8 +14,8 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import get_args
 from urllib.parse import urlsplit
 
@@ -33,7 +33,7 @@ from zoo.data.sources import get_file, get_source
 from zoo.data.store import find_file
 from zoo.data.structures import check_elements, find_data, find_own, frames, perfect_crystal, rattled
 from zoo.data.subsets import data_terms, passes, split_of
-from zoo.errors import UnknownNameError, ZooError
+from zoo.errors import ConfigError, UnknownNameError, ZooError
 from zoo.evaluate.compare import require_packages
 from zoo.hub.catalogue import entries
 from zoo.licences import Source, check_terms
@@ -154,7 +154,7 @@ class Estimate:
     steps: int | None  # of training
     rate: Rate
     label_hours: float | None
-    training_hours: float | None  # of student and twin together, at most
+    training_hours: float | None  # of student and twin together, about
     missing: tuple[str, ...]
     standing: tuple[str, ...] = field(default=())
 
@@ -171,10 +171,12 @@ class _Scan:
     numbers: dict[Split, set[int]] = field(default_factory=lambda: {split: set() for split in SPLITS})  # atomic
     first: Atoms | None = None
     read: int = 0
+    gaps: int = 0  # frames whose data set says a band gap
     complete: bool = False
 
     def see(self, frame: Frame, subset: Subset) -> None:
         self.read += 1
+        self.gaps += frame.band_gap is not None
         if passes(frame, subset.filters):
             split = split_of(frame, subset.division)
             self.sizes[split].append(len(frame.atoms))
@@ -197,6 +199,8 @@ def estimate(run: Run, *, measure: bool = True) -> Estimate:
     training = recipe.training
     steps = training.steps if training.epochs is None else None if train is None else training.steps_of(train)
     rate = _measured(run, sample, _mean_size([*splits.values(), *counts.values()])) if measure else _UNMEASURED
+    if measure and sample is not None and rate.unknown:
+        missing.append(f"teacher {recipe.teacher.name}: {rate.unknown}")
     return Estimate(
         run=run,
         needs=tuple(needs),
@@ -290,6 +294,7 @@ def _needs(recipe: Recipe, missing: list[str]) -> list[Need]:
             needs |= {need.name: need for need in _files(subset)}
         except UnknownNameError as error:
             missing.append(str(error))
+        missing += _errors(partial(_check_own, subset.own))
     missing += _fetches(list(needs.values()))
     return list(needs.values())
 
@@ -297,7 +302,7 @@ def _needs(recipe: Recipe, missing: list[str]) -> list[Need]:
 def _files(subset: Subset) -> Iterator[Need]:
     """Raises UnknownNameError for a source, or a file of it, that there is not."""
     if subset.own is not None:
-        remedy = "set ZOO_DATA to the folder that holds it"
+        remedy = "correct its path, or set ZOO_DATA to the folder that holds it"
         own = _own(subset.own)
         size = own.stat().st_size if own is not None and own.is_file() else None
         unread = own is not None and _is_slow(own, subset.own.format)
@@ -312,6 +317,13 @@ def _files(subset: Subset) -> Iterator[Need]:
         unread = path is not None and _is_slow(path, source.format)
         name = f"{source.name}/{file.name}"
         yield Need(name, size, host, source.licence, path is not None, remedy, source.name, key, unread)
+
+
+def _check_own(data: OwnData | None) -> None:
+    """Raises IntegrityError where a file that is here, and not too large to be read now, has another digest."""
+    path = None if data is None else _own(data)
+    if data is not None and path is not None and path.is_file() and path.stat().st_size < _LARGE:
+        find_own("structures.subsets", data.path, data.sha256)
 
 
 def _fetches(needs: Sequence[Need]) -> list[str]:
@@ -358,6 +370,9 @@ def _scan(subset: Subset, scan: _Scan, deadline: float) -> None:
             scan.see(frame, subset)
             if time.monotonic() > deadline:
                 return
+    filters = subset.filters
+    if scan.gaps == 0 and (filters.min_band_gap is not None or filters.max_band_gap is not None):
+        raise ConfigError("no frame of it has a band gap, which its filters ask for; remove them, or take other data")
     scan.complete = True
 
 
@@ -656,15 +671,15 @@ def _time_step(recipe: Recipe, atoms: Atoms) -> float:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """The median of three calls after a first one; fewer where they are slow."""
+    """The quickest of four calls after a first one, for what else runs only makes them slower; fewer where slow."""
     times: list[float] = []
-    while len(times) < 4:
+    while len(times) < 5:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
         if sum(times) > _PATIENCE:
             break
-    return median(times[1:] or times)
+    return min(times[1:] or times)
 
 
 def _peak_memory() -> int:
@@ -712,7 +727,7 @@ def _training_time(found: Estimate) -> str:
         return f"rate unknown: {rate.no_step}"
     what = f"made-up structure of {rate.made_up}" if rate.made_up else f"structure of {rate.atoms}"
     pace = f"{rate.step:.2g} s a {what} atoms"
-    return f"{pace}, {'?' if found.training_hours is None else f'at most {_hours(found.training_hours)}'} in all"
+    return f"{pace}, {'?' if found.training_hours is None else f'about {_hours(found.training_hours)}'} in all"
 
 
 def _memory(rate: Rate) -> str:

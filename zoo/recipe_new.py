@@ -393,7 +393,8 @@ def _learning_parts(teacher: str, survey: Survey, sides: dict[Split, int]) -> di
     traits = known_traits(teacher) or Traits()
     structures = min(sides["train"], _MOST["train"])
     weights = {"energy": 5} if traits.energies else {}
-    weights |= {"force": 100} | ({"stress": 500} if traits.stress and survey.crystals else {}) | {"hessian": 20}
+    weights |= {"force": 100} | ({"stress": 500} if traits.stress and survey.crystals else {})
+    weights |= {"hessian": 20 if survey.crystals else 5}  # as docs/distillation.md found for molecules
     whole = all(survey.labelled[label] == len(survey.frames) for label in ("energy", "forces"))
     own = "energy_from: dataset and force_from: dataset learn from the labels of the file instead"
     moving = {"temperature": 600, "dynamics_steps": 2000, "teacher_dynamics_steps": 500, "probes": 2}

@@ -254,7 +254,9 @@ def number(value: float | None) -> str:
 
 
 def times(ratio: float) -> str:
-    """How many times as fast."""
+    """How many times as fast; below one in two digits, so that what is slow is not zero."""
+    if ratio < 1:
+        return f"{ratio:.2g}"
     return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from ase import Atoms
@@ -44,6 +45,10 @@ def broken(place: str, form: str, *kinds: type[Exception]) -> Iterator[None]:
 def problem(error: Exception) -> str:
     """An error of somebody else in one short line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
+    if "allow_pickle" in text:  # NumPy's advice, which nobody should follow
+        return "it holds pickled objects, or is no NumPy file"
+    if isinstance(error, BadZipFile):
+        return f"{error}: it was cut short, or is of another kind"
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
