@@ -20,9 +20,9 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from zoo.gemnet_oc.config import JMP_L, JMP_S, GemNetOCConfig
+from zoo.gemnet_oc.network import GemNetOC
 from zoo.neighbors import build_graph
-from zoo.teachers.jmp.config import JMP_L, JMP_S, GemNetOCConfig
-from zoo.teachers.jmp.model import GemNetOC
 
 TOLERANCES = {
     "float64": {"energy": 1e-10, "forces": 1e-10, "dF_dr": 1e-10},

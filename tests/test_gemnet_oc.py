@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from zoo.artifact import count_parameters
+from zoo.gemnet_oc.activation import scaled_silu
+from zoo.gemnet_oc.basis import dihedral_cosine
+from zoo.gemnet_oc.config import JMP_L, JMP_S, GemNetOCConfig
+from zoo.gemnet_oc.graphs import Edges, Graphs, find_graphs
+from zoo.gemnet_oc.layers import ScaleFactor
+from zoo.gemnet_oc.network import GemNetOC, make_head
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
-from zoo.teachers.jmp.activation import scaled_silu
-from zoo.teachers.jmp.basis import dihedral_cosine
-from zoo.teachers.jmp.config import JMP_L, JMP_S, GemNetOCConfig
-from zoo.teachers.jmp.graphs import Edges, Graphs, find_graphs
-from zoo.teachers.jmp.layers import ScaleFactor
-from zoo.teachers.jmp.model import GemNetOC, make_head
 
 check_golden = load_script("check_golden")
 

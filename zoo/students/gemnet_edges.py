@@ -7,32 +7,17 @@ from torch import Tensor
 
 from zoo.errors import StructureError
 from zoo.graph import Graph
+from zoo.rows import Rows, rank_within
 
 
 @dataclass(frozen=True)
-class Edges:
-    """Edges from centres to images of neighbours, and where each stands in a table with a row of edges an atom.
-
-    Two edges of an atom make a triplet, so that a table of all pairs within the rows is a table of all triplets; no
-    list of triplets is made. Rows are as long as the longest; what lies beyond an atom's own edges is zero.
-    """
+class Edges(Rows):
+    """Edges from centres to images of neighbours, in the rows of their centres."""
 
     centers: Tensor  # (edges,) int64
     neighbors: Tensor  # (edges,) int64
     shifts: Tensor  # (edges, 3)
     counters: Tensor  # (edges,) int64, the edge back
-    places: Tensor  # (edges,) int64, in the table of atoms * width
-    atoms: int
-    width: int  # edges of the atom that has most
-
-    def to_table(self, values: Tensor) -> Tensor:
-        """(edges, channels) -> (atoms, width, channels)"""
-        table = values.new_zeros(self.atoms * self.width, values.shape[1]).index_copy(0, self.places, values)
-        return table.reshape(self.atoms, self.width, values.shape[1])
-
-    def from_table(self, table: Tensor) -> Tensor:
-        """(atoms * width, channels) -> (edges, channels)"""
-        return table.index_select(0, self.places)
 
 
 def find_edges(graph: Graph, max_neighbors: int | None) -> Edges:
@@ -42,9 +27,8 @@ def find_edges(graph: Graph, max_neighbors: int | None) -> Edges:
         counters = _find_counters(graph)
     else:
         centers, neighbors, shifts, counters = _nearest(graph, max_neighbors)
-    ranks = _rank_within(centers, graph.num_atoms)
-    width = int(ranks.max()) + 1 if len(ranks) else 0
-    return Edges(centers, neighbors, shifts, counters, centers * width + ranks, graph.num_atoms, width)
+    rows = Rows.of(centers, graph.num_atoms)
+    return Edges(rows.places, rows.atoms, rows.width, centers, neighbors, shifts, counters)
 
 
 def _find_counters(graph: Graph) -> Tensor:
@@ -79,7 +63,7 @@ def _nearest(graph: Graph, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     squares = graph.edge_vectors().detach().square().sum(dim=1)  # (edges,) Å²
     nearest_first = squares.argsort(stable=True)
     ranks = torch.empty_like(graph.centers)
-    ranks[nearest_first] = _rank_within(graph.centers[nearest_first], graph.num_atoms)
+    ranks[nearest_first] = rank_within(graph.centers[nearest_first], graph.num_atoms)
     x, y, z = graph.shifts.unbind(dim=1)
     negative = (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
     lower = (graph.neighbors < graph.centers) | ((graph.neighbors == graph.centers) & negative)
@@ -92,13 +76,3 @@ def _nearest(graph: Graph, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.cat([shifts, -shifts]),
         torch.cat([half + len(kept), half]),
     )
-
-
-def _rank_within(groups: Tensor, count: int) -> Tensor:
-    """(edges,) How many of the same group come before: 0, 1, 2, ... in each."""
-    order = groups.argsort(stable=True)
-    sizes = torch.bincount(groups, minlength=count)
-    starts = sizes.cumsum(0) - sizes  # (groups,)
-    ranks = torch.empty_like(groups)
-    ranks[order] = torch.arange(len(groups), device=groups.device) - starts[groups[order]]
-    return ranks

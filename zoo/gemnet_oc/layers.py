@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zoo.gemnet_oc.activation import scaled_silu
+from zoo.gemnet_oc.graphs import Edges
 from zoo.ops import scatter_sum
-from zoo.teachers.jmp.activation import scaled_silu
-from zoo.teachers.jmp.graphs import Edges
 
 HALF_ROOT = 1 / math.sqrt(2.0)  # keeps the variance of a sum of two
 THIRD_ROOT = 1 / math.sqrt(3.0)  # and of three

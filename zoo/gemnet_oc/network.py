@@ -11,15 +11,15 @@ energies depend on the order of atoms, and jump when the nearest change. Derivat
 import torch
 from torch import Tensor, nn
 
+from zoo.gemnet_oc.activation import ScaledSiLU
+from zoo.gemnet_oc.basis import Bases, Basis
+from zoo.gemnet_oc.config import GemNetOCConfig
+from zoo.gemnet_oc.graphs import Edges, find_graphs
+from zoo.gemnet_oc.interactions import InteractionBlock
+from zoo.gemnet_oc.layers import HALF_ROOT, AtomUpdate, Dense, ScaleFactor, residuals
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.potential import AtomOutputs, Potential, Traits
-from zoo.teachers.jmp.activation import ScaledSiLU
-from zoo.teachers.jmp.basis import Bases, Basis
-from zoo.teachers.jmp.config import GemNetOCConfig
-from zoo.teachers.jmp.graphs import Edges, find_graphs
-from zoo.teachers.jmp.interactions import InteractionBlock
-from zoo.teachers.jmp.layers import HALF_ROOT, AtomUpdate, Dense, ScaleFactor, residuals
 
 _HEAD_LAYERS = 4  # before the last
 

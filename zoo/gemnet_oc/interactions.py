@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
+from zoo.gemnet_oc.basis import Basis
+from zoo.gemnet_oc.config import GemNetOCConfig
+from zoo.gemnet_oc.layers import HALF_ROOT, THIRD_ROOT, AtomUpdate, Dense, EdgeEmbedding, ScaleFactor, residuals
 from zoo.ops import scatter_sum
-from zoo.teachers.jmp.basis import Basis
-from zoo.teachers.jmp.config import GemNetOCConfig
-from zoo.teachers.jmp.layers import HALF_ROOT, THIRD_ROOT, AtomUpdate, Dense, EdgeEmbedding, ScaleFactor, residuals
 
 
 class Bilinear(nn.Module):

@@ -1,8 +1,8 @@
 """The edges of GemNet-OC: four kinds of them, each a choice among the nearest neighbours of an atom.
 
 An edge leads from a source to a target. In ``zoo.graph`` the target is the centre and the source the image of a
-neighbour. Of each kind, the edges that end at an atom stand side by side in a row of a table, so that a table of all
-pairs within rows is a table of all triplets: no list of triplets or quadruplets is made.
+neighbour. Of each kind, the edges that end at an atom stand side by side in its row (``zoo.rows``): no list of triplets
+or quadruplets is made.
 """
 
 from dataclasses import dataclass, replace
@@ -10,34 +10,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from zoo.gemnet_oc.config import GemNetOCConfig
 from zoo.graph import Graph
-from zoo.teachers.jmp.config import GemNetOCConfig
+from zoo.rows import Rows, rank_within
 
 _SAME_DISTANCE = 6  # decimals, Å; neighbours as near as this are taken in the order of atoms
 _NOBODY = torch.iinfo(torch.int64).min  # in the place of an image where a row has no edge
 
 
 @dataclass(frozen=True)
-class Edges:
-    """Edges of one kind."""
+class Edges(Rows):
+    """Edges of one kind, in the rows of their targets."""
 
     sources: Tensor  # (edges,) int64
     targets: Tensor  # (edges,) int64
     images: Tensor  # (edges,) int64, the number of the source's image, counted from the target's cell
     directions: Tensor  # (edges, 3) from source to target, of length one
     distances: Tensor  # (edges, 1) Å
-    places: Tensor  # (edges,) int64, in the table of atoms * width
-    atoms: int
-    width: int  # edges of the atom that has most
-
-    def to_table(self, values: Tensor) -> Tensor:
-        """(edges, channels) -> (atoms, width, channels), zero beyond an atom's own edges."""
-        table = values.new_zeros(self.atoms * self.width, values.shape[1]).index_copy(0, self.places, values)
-        return table.reshape(self.atoms, self.width, values.shape[1])
-
-    def from_table(self, table: Tensor) -> Tensor:
-        """(atoms * width, channels) -> (edges, channels)"""
-        return table.index_select(0, self.places)
 
     def image_table(self) -> Tensor:
         """(atoms, width) Numbers of images; a number that no image has beyond an atom's own edges."""
@@ -105,17 +94,7 @@ def _ranks_by_distance(graph: Graph, images: Tensor) -> Tensor:
     distances = graph.edge_vectors().detach().double().square().sum(dim=1).sqrt().round(decimals=_SAME_DISTANCE)
     nearest_first = by_image[distances[by_image].argsort(stable=True)]
     ranks = torch.empty_like(images)
-    ranks[nearest_first] = _rank_within(graph.centers[nearest_first], graph.num_atoms)
-    return ranks
-
-
-def _rank_within(groups: Tensor, count: int) -> Tensor:
-    """(edges,) How many of the same group come before in the order given."""
-    order = groups.argsort(stable=True)
-    sizes = torch.bincount(groups, minlength=count)
-    starts = sizes.cumsum(0) - sizes  # (groups,)
-    ranks = torch.empty_like(groups)
-    ranks[order] = torch.arange(len(groups), device=groups.device) - starts[groups[order]]
+    ranks[nearest_first] = rank_within(graph.centers[nearest_first], graph.num_atoms)
     return ranks
 
 
@@ -128,15 +107,14 @@ def _choose(graph: Graph, kept: Tensor) -> Graph:
 def _edges(graph: Graph, base: int) -> Edges:
     vectors = -graph.edge_vectors()  # (edges, 3)
     distances = vectors.square().sum(dim=1, keepdim=True).sqrt()  # (edges, 1); edges have length
-    ranks = _rank_within(graph.centers, graph.num_atoms)
-    width = int(ranks.max()) + 1 if len(ranks) else 0
+    rows = Rows.of(graph.centers, graph.num_atoms)
     return Edges(
+        places=rows.places,
+        atoms=rows.atoms,
+        width=rows.width,
         sources=graph.neighbors,
         targets=graph.centers,
         images=graph.neighbors * base**3 + _cell_numbers(graph.shifts, base),
         directions=vectors / distances,
         distances=distances,
-        places=graph.centers * width + ranks,
-        atoms=graph.num_atoms,
-        width=width,
     )

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zoo.gemnet_oc.config import GemNetOCConfig
+from zoo.gemnet_oc.graphs import Edges, Graphs
+from zoo.gemnet_oc.layers import Dense, EdgeEmbedding
 from zoo.ops import polynomial_envelope
-from zoo.teachers.jmp.config import GemNetOCConfig
-from zoo.teachers.jmp.graphs import Edges, Graphs
-from zoo.teachers.jmp.layers import Dense, EdgeEmbedding
 
 _POWER = 5  # of the envelope
 _STRAIGHT = 1e-8  # product of the squared sines of two angles, below which a dihedral angle fades to 90°
