@@ -13,6 +13,7 @@ import torch
 from hub_server import HubServer
 
 import zoo.distill.train as training
+from zoo.kernels import compile_kernels
 
 _OPTIONAL = {  # marker -> package, how to get it
     "sevennet": ("sevenn", "pip install sevenn"),
@@ -48,6 +49,21 @@ def _required() -> set[str]:
     return required
 
 
+@pytest.fixture(scope="session")
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def kernels(no_hub: None, kernel_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines take compiled code, from one library for all tests that ask for this."""
+    monkeypatch.setenv("ZOO_CACHE", str(kernel_cache))
+    monkeypatch.delenv("ZOO_COMPILE")
+    found = compile_kernels()
+    if found.library is None:
+        pytest.skip(found.reason)
+
+
 @pytest.fixture(autouse=True)
 def no_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No hub, token or cache of this machine; a test that wants a server asks for it."""
@@ -55,6 +71,7 @@ def no_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("ZOO_COMPILE", "never")  # the kernels' own tests compile them, once
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 

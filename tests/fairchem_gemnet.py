@@ -7,7 +7,7 @@ and three functions in plain PyTorch in the place of torch-scatter and torch-spa
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -61,7 +61,7 @@ _NAMES_IN_FORCE_READOUTS = (
 
 def reference(ours: GemNetT) -> nn.Module:
     """Their model of the same shape, with the same weights, in float64."""
-    with _default_float64():
+    with default_type():
         theirs = _build(ours)
     state = theirs.state_dict()
     for name, tensor in ours.named_parameters():
@@ -73,7 +73,11 @@ def reference(ours: GemNetT) -> nn.Module:
 
 def _build(ours: GemNetT) -> nn.Module:
     config = ours.config
-    return _import_gemnet()(
+    stand_ins = {
+        "torch_scatter": module("torch_scatter", scatter=scatter, segment_csr=segment_csr),
+        "torch_sparse": module("torch_sparse", SparseTensor=_Sparse),
+    }
+    return import_model("fairchem.core.models.gemnet.gemnet", stand_ins).GemNetT(
         num_spherical=config.sphericals,
         num_radial=config.radials,
         num_blocks=config.blocks,
@@ -108,7 +112,7 @@ def ask_reference(theirs: nn.Module, atoms: Atoms, rows: list[int]) -> tuple[Ten
         batch=torch.zeros(len(atoms), dtype=torch.int64),
         atomic_numbers=torch.as_tensor(atoms.numbers),
     )
-    with _default_float64():
+    with default_type():
         got = theirs(data)
     forces = got["forces"]
     jacobian = [torch.autograd.grad(forces.flatten()[row], positions, retain_graph=True)[0] for row in rows]
@@ -116,10 +120,10 @@ def ask_reference(theirs: nn.Module, atoms: Atoms, rows: list[int]) -> tuple[Ten
 
 
 @contextmanager
-def _default_float64() -> Iterator[None]:
+def default_type(dtype: torch.dtype = torch.float64) -> Iterator[None]:
     """They make tensors of the default type."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:
@@ -166,49 +170,47 @@ def _set(state: dict[str, Tensor], name: str, value: Tensor) -> None:
 # --- what their model imports ---------------------------------------------------------------------
 
 
-def _import_gemnet() -> Callable[..., nn.Module]:
+def import_model(name: str, stand_ins: dict[str, ModuleType]) -> ModuleType:
+    """A module of fairchem, with these in the place of the packages that it names."""
     if "fairchem" not in sys.modules:
         folders = list(importlib.util.find_spec("fairchem").submodule_search_locations)
-        for name in ("fairchem", "fairchem.core", "fairchem.core.models"):
-            _stub(name, folders)
-    stand_ins = {
-        "torch_scatter": _module("torch_scatter", scatter=_scatter, segment_csr=_segment_csr),
-        "torch_sparse": _module("torch_sparse", SparseTensor=_Sparse),
-    }
-    before = {name: sys.modules.pop(name, None) for name in stand_ins}
+        for package in ("fairchem", "fairchem.core", "fairchem.core.models"):
+            _stub(package, folders)
+    before = {package: sys.modules.pop(package, None) for package in stand_ins}
     sys.modules.update(stand_ins)
     try:
-        return importlib.import_module("fairchem.core.models.gemnet.gemnet").GemNetT
+        return importlib.import_module(name)
     finally:
-        for name, module in before.items():
-            del sys.modules[name]
+        for package, module in before.items():
+            del sys.modules[package]
             if module is not None:
-                sys.modules[name] = module
+                sys.modules[package] = module
 
 
 def _stub(name: str, folders: list[str]) -> None:
     """A package of which nothing runs but what is imported from below it."""
     below = name.replace("fairchem", "", 1).replace(".", "/")
-    sys.modules[name] = _module(name, __path__=[folder + below for folder in folders])
+    sys.modules[name] = module(name, __path__=[folder + below for folder in folders])
     parent, _, child = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], child, sys.modules[name])
 
 
-def _module(name: str, **content: Any) -> ModuleType:
-    module = ModuleType(name)
-    vars(module).update(content)
-    return module
+def module(name: str, **content: Any) -> ModuleType:
+    """A module of that name that holds this."""
+    made = ModuleType(name)
+    vars(made).update(content)
+    return made
 
 
-def _scatter(src: Tensor, index: Tensor, dim: int = 0, dim_size: int | None = None, reduce: str = "sum") -> Tensor:
+def scatter(src: Tensor, index: Tensor, dim: int = 0, dim_size: int | None = None, reduce: str = "sum") -> Tensor:
     assert dim == 0, "the first axis only"
     assert reduce in ("sum", "add"), reduce
     size = int(index.max()) + 1 if dim_size is None else int(dim_size)
     return src.new_zeros(size, *src.shape[1:]).index_add(0, index, src)
 
 
-def _segment_csr(src: Tensor, indptr: Tensor, reduce: str = "sum") -> Tensor:
+def segment_csr(src: Tensor, indptr: Tensor, reduce: str = "sum") -> Tensor:
     assert reduce == "sum", reduce
     total = torch.cat([src.new_zeros(1), src.cumsum(0)])
     return total[indptr[1:]] - total[indptr[:-1]]

@@ -8,11 +8,13 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_stress
 
+import zoo
 from zoo.calculator import ZooCalculator, elements_text
 from zoo.errors import DivergedError, DomainError, StructureError
 from zoo.graph import Graph
 from zoo.neighbors import build_graph
 from zoo.students import PaiNN
+from zoo.teachers import load_teacher
 
 SI = (14,)
 
@@ -109,6 +111,15 @@ def test_atoms_on_one_spot_are_an_error(crystal: Atoms) -> None:
 def test_float32_gives_float64_arrays(crystal: Atoms) -> None:
     crystal.calc = ZooCalculator(scenes.tiny_painn("Si").to(torch.float32))
     assert crystal.get_forces().dtype == crystal.get_stress().dtype == np.float64
+
+
+def test_forces_without_an_energy_are_given_and_the_energy_is_not(crystal: Atoms) -> None:
+    crystal.calc = ZooCalculator(load_teacher("stillinger-weber/direct-teacher").potential)
+    assert np.isfinite(crystal.get_forces()).all()
+    with pytest.raises(PropertyNotImplementedError, match="gives forces alone"):
+        crystal.get_potential_energy()
+    (prediction,) = zoo.load("stillinger-weber/direct-teacher").predict(crystal)
+    assert np.allclose(prediction.forces, crystal.get_forces())
 
 
 def test_many_elements_are_counted() -> None:

@@ -417,3 +417,62 @@ def test_dynamics_that_came_to_an_end_is_no_test_that_was_passed() -> None:
     plain = plain_text(example_context(report=report.model_copy(update={"settings": settings})))
     assert "Its dynamics came to an end of its own after 0.12 ps" in plain
     assert "Its dynamics was tested for 2 ps" in plain_text(example_context())
+
+
+FINE_TUNED = {
+    "structures": {
+        "groups": [
+            FRAMES | {"name": "learned", "split": "train", "count": 20},
+            FRAMES | {"name": "held", "split": "validation", "start": 20, "count": 5},
+            FRAMES | {"name": "tested", "split": "test", "start": 30, "count": 5},
+        ],
+        "data": [{"name": name, "licence": "CC0-1.0"} for name in ("rings", "chains")],
+    },
+    "student": {"architecture": "gemnet-oc", "elements": ["Si"]},
+    "loss": {"energy": 5, "force": 100, "energy_from": "dataset", "force_from": "dataset"},
+    "training": {"steps": 1500, "start": "teacher"},
+}
+
+
+def fine_tuned_context(**changes: Any) -> CardContext:
+    """A card of an engine that began with its teacher's weights and learned from a data set."""
+    report = example_report()
+    of_data = {"dataset_energy_mae_meV_atom": 30.0, "dataset_force_mae_meV_A": 900.0, "ms_per_call": 420.0}
+    teacher = Figures.of(of_data, {}, otherwise="not asked for")
+    student = Figures.of(of_data | {"dataset_force_mae_meV_A": 9.0}, {}, otherwise="not asked for")
+    own = {"teacher": teacher, "student": student, "twin": None, "speedup": 1.0}
+    return replace(molecule_context(**(FINE_TUNED | changes)), report=report.model_copy(update=own))
+
+
+def test_a_card_of_a_fine_tuned_engine_says_from_what_it_began(folder: Path) -> None:
+    context = fine_tuned_context()
+    card, plain = render_card(context), plain_text(context)
+    assert lint_card(card, folder) == []
+    data = "the data sets chains and rings"
+    assert f"fine-tuned from `stillinger-weber/teacher` on the energy and forces of {data}. ## Use it" in plain
+    assert "the teacher is `stillinger-weber/teacher`, from whose weights it began." in plain
+    assert "The student has the smaller data set force error. | |" in plain  # of energies, neither has
+    assert f"but for its heads, which are new. It learned energy and forces of 20 structures of {data}" in plain
+    assert "their zero is that of its data set." in plain
+    assert "- The teacher, from whose weights it began: F. H. Stillinger" in plain
+    for word in ("twin", "distilled", "Hessians", "Amin"):
+        assert word not in plain
+    assert "fine-tuning" in front_matter(card)["tags"]
+    assert not [tag for tag in front_matter(card)["tags"] if "distillation" in tag]
+
+
+def test_the_relation_to_the_base_model_is_that_of_its_weights(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    name = LINEAGE["teacher"]
+    entry = entries()[name].model_copy(update={"base_model": "owner/model"})
+    monkeypatch.setattr("zoo.card.entries", lambda: {name: entry})
+    tuned = render_card(fine_tuned_context())
+    assert lint_card(tuned, folder) == []
+    fresh = {"student": RECIPE["student"], "training": RECIPE["training"]}
+    told = [front_matter(card) for card in (tuned, render_card(fine_tuned_context(**fresh)))]
+    assert [data.get("base_model") for data in told] == ["owner/model", None]
+    assert [data.get("base_model_relation") for data in told] == ["finetune", None]
+    assert "base_model_relation" not in front_matter(render_card(example_context()))
+    wrong = tuned.replace("base_model_relation: finetune", "base_model_relation: distilled")
+    assert any("base_model_relation is 'distilled'" in problem for problem in lint_card(wrong, folder))
+    with_it = ModelCard(tuned, ignore_metadata_errors=False).data
+    assert with_it.get("base_model_relation") == "finetune"

@@ -24,6 +24,7 @@ STUDENT = "stillinger-weber/tiny-student"
 COMMANDS = (
     "card",
     "check",
+    "convert",
     "data",
     "distill",
     "evaluate",

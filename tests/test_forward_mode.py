@@ -97,6 +97,26 @@ def test_no_history_is_kept(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> 
     assert not found.requires_grad
 
 
+def test_energy_and_forces_alone_keep_no_history(direct: Direct) -> None:
+    """They are the gradient of nothing; only products, and what learns, differentiate them."""
+    saved: list[Tensor] = []
+    graph, probes = _scene(direct, 1)
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = direct.predict(graph, stress=True)
+        assert not saved
+        learning = direct.predict(graph, create_graph=True).forces
+        assert saved
+    assert torch.equal(found.forces, direct.predict(graph, probes=probes).forces)
+    assert torch.equal(found.forces, learning)
+    assert found.stress.isnan().all()
+    torch.autograd.grad(learning.sum(), direct.weigh.weight)
+
+
 def test_forces_that_do_not_depend_on_positions_have_none(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, probes = _scene(direct, 1)
     monkeypatch.setattr(direct, "atomic_outputs", lambda graph: AtomOutputs(torch.ones(6), forces=torch.ones(6, 3)))

@@ -4,8 +4,10 @@
 ``scripts/check_golden`` recomputes them.
 """
 
+import copy
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,20 @@ from contracts import CONTRACT, check_law
 from pydantic import ValidationError
 from test_scripts import load_script
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from zoo.artifact import count_parameters
+from zoo.derivatives import differentiable
 from zoo.gemnet_oc.activation import scaled_silu
 from zoo.gemnet_oc.basis import dihedral_cosine
 from zoo.gemnet_oc.config import JMP_L, JMP_S, GemNetOCConfig
 from zoo.gemnet_oc.graphs import Edges, Graphs, find_graphs
-from zoo.gemnet_oc.layers import ScaleFactor
-from zoo.gemnet_oc.network import GemNetOC, make_head
+from zoo.gemnet_oc.layers import Dense, ScaleFactor
+from zoo.gemnet_oc.network import WORKING_MEMORY, GemNetOC, make_head
+from zoo.graph import Graph
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
 
-check_golden = load_script("check_golden")
+bench, check_golden = load_script("bench_gemnet_oc"), load_script("check_golden")
 
 # what PyTorch imports for forward mode
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -60,6 +63,11 @@ TINY = {
     "num_global_out_layers": 1,
     "cutoff": 4.0,
     "basis_cutoff": 4.5,
+}
+SMALL = {  # in the proportions of JMP-S, on which it depends what is kept
+    name: value // 4 if name.startswith("emb_size_") else value
+    for name, value in dict(JMP_S).items()
+    if name.startswith(("emb_size_", "num_")) and name not in ("emb_size_rbf", "emb_size_cbf", "num_elements")
 }
 ALL_NEIGHBORS = {
     "max_neighbors": 500,
@@ -114,6 +122,32 @@ def test_numbers_are_the_golden_ones(case: dict[str, Any]) -> None:
     found = check_golden.deviations(model, case)
     assert set(found) == ({"energy", "forces", "dF_dr"} if case["jacobian_rows"] else {"energy", "forces"})
     assert max(found.values()) < 1e-10, found
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("size", ["tiny", "s"])
+def test_numbers_are_those_of_the_reference(size: str, forces: str) -> None:
+    """Of molecules that the golden file does not have, alone and two at once, in either order of differentiation."""
+    for needed in ("torch_geometric", "sympy", "scipy"):
+        pytest.importorskip(needed, reason=f"the reference needs {needed}")
+    import fairchem_gemnet_oc as fairchem  # lazy: it is only here that the package is needed
+
+    file = stored()
+    model = check_golden.build(
+        check_golden.config_of({"size": size, "forces_from": forces}, file), "live:", file["scale_factors"]
+    )
+    theirs = fairchem.reference(model)
+    acid, cloud = molecule("CH3COOH"), bench.structure(35)
+    for structures in ([acid], [cloud], [cloud, acid]):
+        graph = build_graph(structures, model.cutoff)
+        rows = [4, 3 * graph.num_atoms - 2]
+        energy, given_forces, jacobian = fairchem.ask_reference(theirs, structures, rows)
+        probes = -torch.eye(3 * graph.num_atoms, dtype=torch.float64)[rows].reshape(2, -1, 3)
+        for memory in (WORKING_MEMORY, 0.0):
+            got = with_memory(model, memory).predict(graph, probes=probes)
+            for ours, expected in ((got.energy, energy), (got.forces, given_forces), (got.hessian_products, jacobian)):
+                assert (ours - expected).abs().max() < 1e-10 * expected.abs().max()
 
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
@@ -212,17 +246,132 @@ def test_a_derivative_of_the_activation_keeps_two_tensors() -> None:
     assert kept == {values.data_ptr(), upstream.data_ptr()}
 
 
-def test_products_of_the_hessian_are_the_same_in_forward_over_reverse_mode() -> None:
-    model, atoms = golden_tiny("gradient"), golden_atoms("ethanol")
-    graph = build_graph(atoms, model.cutoff)
-    probe = torch.randn(9, 3, dtype=torch.float64)
-    positions = graph.positions.clone().requires_grad_()
-    with forward_ad.dual_level():
-        moved = graph.with_geometry(forward_ad.make_dual(positions, probe), graph.cells)
-        gradient = torch.autograd.grad(model.atomic_energies(moved).sum(), positions)[0]
-        product = forward_ad.unpack_dual(gradient).tangent
-    expected = model.predict(graph, probes=probe[None]).hessian_products[0]
-    torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-11)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_linear_layer_is_linear_in_every_mode_whether_its_weight_learns(frozen: bool) -> None:
+    layer = Dense(4, 3, active=False).double().requires_grad_(not frozen)
+    values = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(layer(values), values @ layer.linear.weight.t())
+    assert torch.autograd.gradcheck(lambda x: layer(x).square(), values, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x).square(), values, check_fwd_over_rev=True)
+    layer(values).sum().backward()
+    expected = values.detach().sum(dim=(0, 1)).expand(3, 4)
+    if frozen:
+        assert layer.linear.weight.grad is None
+    else:
+        torch.testing.assert_close(layer.linear.weight.grad, expected)
+
+
+def test_a_frozen_linear_layer_keeps_only_its_weight() -> None:
+    layer = Dense(4, 3, active=False).requires_grad_(False)
+    assert _kept_by(lambda: layer(torch.randn(5, 4, requires_grad=True))) == {layer.linear.weight.data_ptr(): 48}
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def _kept_by(call: Callable[[], object]) -> dict[int, int]:
+    """Bytes of the storages that are kept for a gradient, by their addresses."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        call()
+    return {address: tensor.untyped_storage().nbytes() for address, tensor in kept.items()}
+
+
+def _kept_in_all(model: GemNetOC, graph: Graph) -> int:
+    """Bytes that a pass keeps besides the weights."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    tracked, *_ = differentiable(graph, strain=False)
+    found = _kept_by(lambda: model.atomic_outputs(tracked))
+    return sum(size for address, size in found.items() if address not in weights)
+
+
+def with_memory(model: GemNetOC, memory: float) -> GemNetOC:
+    """The same model that may keep as many bytes for a gradient."""
+    model = copy.deepcopy(model)
+    model.backbone.working_memory = memory
+    return model
+
+
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("name", ["ethanol", "cloud30"])
+def test_numbers_are_the_same_when_blocks_are_computed_again(name: str, forces: str) -> None:
+    """Products of the Hessian are then taken forward over reverse, before in reverse over reverse."""
+    model = golden_tiny(forces)
+    little = with_memory(model, 0.0)
+    graph = build_graph(golden_atoms(name), model.cutoff)
+    probes = torch.randn(2, graph.num_atoms, 3, dtype=torch.float64)
+    assert not model.products_in_forward_mode(graph)
+    assert little.products_in_forward_mode(graph) == (forces == "gradient")
+    for side in ("rows", "columns", "symmetric"):
+        got, expected = (one.predict(graph, probes=probes, side=side, features=True) for one in (little, model))
+        for part in ("energy", "atomic_energies", "forces", "hessian_products", "features"):
+            torch.testing.assert_close(getattr(got, part), getattr(expected, part), rtol=1e-10, atol=1e-11)
+    rows = torch.tensor([0, 13])
+    torch.testing.assert_close(little.hessian(graph, rows), model.hessian(graph, rows), rtol=1e-10, atol=1e-11)
+    if forces == "direct":
+        torch.testing.assert_close(
+            little.force_columns(graph, probes),
+            model.predict(graph, probes=probes, side="columns").hessian_products,
+            rtol=1e-10,
+            atol=1e-11,
+        )
+
+
+def test_what_was_not_asked_is_not_there_in_forward_over_reverse_either() -> None:
+    model = with_memory(golden_tiny("gradient"), 0.0)
+    graph = build_graph(golden_atoms("ethanol"), model.cutoff)
+    got = model.predict(graph, forces=False, probes=torch.ones(1, 9, 3, dtype=torch.float64))
+    assert got.forces is None
+    assert got.stress is None
+    assert not got.hessian_products.requires_grad
+    whole = model.predict(graph, gradient=True, probes=torch.ones(1, 9, 3, dtype=torch.float64))
+    assert torch.equal(whole.energy_gradient, -whole.forces)
+    assert model.predict(graph, probes=torch.ones(0, 9, 3, dtype=torch.float64)).hessian_products.shape == (0, 9, 3)
+
+
+def test_what_is_kept_is_near_its_estimate_and_shrinks_with_the_memory() -> None:
+    for forces in ("direct", "gradient"):
+        model = tiny(forces=forces, **SMALL).float().requires_grad_(False)
+        graph = build_graph(golden_atoms("cloud30"), model.cutoff, dtype=torch.float32)
+        estimate = model.backbone.kept_bytes(find_graphs(graph, model.config), 4)
+        whole = _kept_in_all(model, graph)
+        assert 0.8 < estimate / whole < 1.2, (estimate, whole)
+        part = _kept_in_all(with_memory(model, estimate / 2), graph)
+        little = _kept_in_all(with_memory(model, 0.0), graph)
+        assert little < 0.8 * part < 0.8 * 0.7 * whole
+        assert little < 0.4 * whole
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(1.0, 0), (0.99, 2), (0.5, 3), (0.2, 4), (0.0, 4)])
+def test_blocks_that_do_not_fit_beside_one_are_computed_again(memory: float, expected: int) -> None:
+    model = tiny(num_blocks=4).requires_grad_(False)
+    model.backbone.working_memory = memory * 1000
+    assert model.backbone.blocks_recomputed(1000) == expected
+    model.backbone.out_mlp_E.requires_grad_(True)
+    assert model.backbone.blocks_recomputed(1000) == 0
+
+
+def test_parameters_learn_the_same_whatever_the_memory() -> None:
+    """Also where the backbone is frozen and a head learns: forces by create_graph are differentiable twice."""
+    for learning in ("backbone", "out_energy"):
+        model = tiny(forces="gradient").requires_grad_(False)
+        getattr(model, learning).requires_grad_(True)
+        graph = build_graph(golden_atoms("ethanol"), model.cutoff)
+        gradients = []
+        for one in (model, with_memory(model, 0.0)):
+            probes = torch.ones(1, 9, 3, dtype=torch.float64)
+            answer = one.predict(graph, probes=probes, create_graph=True)
+            loss = answer.forces.square().sum() + answer.hessian_products.square().sum()
+            parameters = [parameter for parameter in one.parameters() if parameter.requires_grad]
+            gradients.append(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+        for got, expected in zip(*gradients, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+        assert any(gradient.abs().max() > 1e-6 for gradient in gradients[0])
 
 
 # --- laws -----------------------------------------------------------------------------------------
@@ -231,6 +380,8 @@ POTENTIALS = {
     "direct": lambda: tiny(),
     "gradient": lambda: tiny(forces="gradient"),
     "direct-without-energies": lambda: tiny(energies=False, cutoff=3.0),
+    "direct-in-little-memory": lambda: with_memory(tiny(num_blocks=3).requires_grad_(False), 0.0),
+    "gradient-in-little-memory": lambda: with_memory(tiny(num_blocks=3, forces="gradient").requires_grad_(False), 0.0),
     "gradient-few-neighbors": lambda: tiny(
         forces="gradient",
         energy_bias=True,
@@ -266,10 +417,11 @@ def test_potential_keeps_the_law(name: str, law: str, potentials: dict[str, Pote
     check_law(potentials[name], law)
 
 
+@pytest.mark.parametrize("memory", [WORKING_MEMORY, 0.0])
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
-def test_a_batch_of_molecules_is_its_parts(forces: str) -> None:
+def test_a_batch_of_molecules_is_its_parts(forces: str, memory: float) -> None:
     """Of different sizes, with more neighbours than are kept, and an atom alone."""
-    model = golden_tiny(forces)
+    model = with_memory(golden_tiny(forces), memory)
     parts = [golden_atoms("c60"), scenes.isolated((8,)), golden_atoms("ethanol"), scenes.dimer((6, 8))]
     probes = [torch.randn(1, len(atoms), 3, dtype=torch.float64) for atoms in parts]
     together = model.predict(build_graph(parts, model.cutoff), probes=torch.cat(probes, dim=1))
@@ -281,9 +433,10 @@ def test_a_batch_of_molecules_is_its_parts(forces: str) -> None:
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_atoms_are_enough(count: int, forces: str) -> None:
+@pytest.mark.parametrize("memory", [WORKING_MEMORY, 0.0])
+def test_few_atoms_are_enough(memory: float, count: int, forces: str) -> None:
     """Without triplets or quadruplets; three in a bent molecule have them but no fourth atom."""
-    model = golden_tiny(forces)
+    model = with_memory(golden_tiny(forces), memory)
     atoms = molecule("H2O")[:count]
     graph = build_graph(atoms, model.cutoff)
     got, dense = model.predict(graph), model.hessian(graph)
@@ -382,7 +535,7 @@ def test_the_cosine_is_that_of_the_dihedral_angle() -> None:
 def test_the_dihedral_cosine_fades_where_three_atoms_are_in_a_line(bend: float) -> None:
     """It is exact down to 1e-4, and three of its derivatives are numbers also below."""
     line = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-    ca = _unit(torch.tensor([-1.0, bend, 0.0], dtype=torch.float64)).requires_grad_()
+    ca = _unit(torch.tensor([0.0, bend, 0.0], dtype=torch.float64)).requires_grad_()
     db = _unit(torch.tensor([0.3, 1.0, 0.4], dtype=torch.float64))
     cosine = dihedral_cosine(ca[None, None], db[None, None], line[None, None]).sum()
     exact = 1 / np.sqrt(1.16)
@@ -399,10 +552,11 @@ def test_the_dihedral_cosine_fades_where_three_atoms_are_in_a_line(bend: float) 
 
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("memory", [WORKING_MEMORY, 0.0])
 @pytest.mark.parametrize("name", ["CH3CH2OH", "C6H6", "C2H2", "CO2"])
-def test_the_hessian_of_a_planar_or_straight_molecule_is_finite(name: str, forces: str) -> None:
+def test_the_hessian_of_a_planar_or_straight_molecule_is_finite(name: str, memory: float, forces: str) -> None:
     """The reference gives NaN or millions for each of them; exactly planar ethanol is the limit of those nearly so."""
-    model, atoms = golden_tiny(forces), molecule(name)
+    model, atoms = with_memory(golden_tiny(forces), memory), molecule(name)
     dense = model.hessian(build_graph(atoms, model.cutoff))
     assert dense.isfinite().all()
     assert dense.abs().max() < 1e3

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import CapabilityError, ConfigError, HubError, IntegrityError, NotReleasedError, UnknownNameError
+from zoo.errors import ConfigError, HubError, IntegrityError, NotReleasedError, UnknownNameError
 from zoo.listing import listing
 from zoo.load import load, names
 from zoo.publish import publish
@@ -241,10 +241,10 @@ def test_a_teacher_on_a_hub_is_not_listed_as_published(tmp_path: Path) -> None:
     assert listing(tmp_path) == listing()
 
 
-def test_compiled_engines_are_not_offered(folder: Path) -> None:
-    assert load(folder, compile=False).name == folders.NAME
-    with pytest.raises(CapabilityError, match="not offered in this version of zoo; leave it out"):
-        load(folder, compile=True)
+def test_what_compile_may_be_is_said(folder: Path) -> None:
+    assert not load(folder, compile=False).compiled
+    with pytest.raises(ConfigError, match="compile='always'; expected True, False or 'auto'"):
+        load(folder, compile="always")
 
 
 def test_the_public_names_are_these() -> None:

@@ -8,8 +8,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
-from zoo.errors import StructureError, ZooError
-from zoo.neighbors import build_graph, check_structure
+from zoo.errors import ConfigError, StructureError, ZooError
+from zoo.graph import Graph
+from zoo.neighbors import SkinList, build_graph, check_structure
 
 
 def _edges_of_ase(atoms: Atoms, cutoff: float) -> np.ndarray:
@@ -171,3 +172,70 @@ def test_atoms_beyond_all_reason_are_refused(distance: float) -> None:
 @pytest.mark.parametrize("name", sorted(set(CASES)))
 def test_sound_structure_passes_the_check(name: str) -> None:
     check_structure(CASES[name][0])
+
+
+# --- atoms that move ------------------------------------------------------------------------------
+
+
+def _same_edges(left: Graph, right: Graph) -> None:
+    tables = [
+        _sorted(*(part.numpy() for part in (one.centers, one.neighbors, one.shifts, one.edge_vectors())))
+        for one in (left, right)
+    ]
+    assert tables[0].shape == tables[1].shape
+    assert np.allclose(*tables, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_list_with_a_skin_gives_the_same_graph_wherever_atoms_go(name: str) -> None:
+    atoms, cutoff = CASES[name][0].copy(), CASES[name][1]
+    skinned, random = SkinList(cutoff), np.random.default_rng(3)
+    for _ in range(30):
+        atoms.positions += random.normal(0, 0.02, atoms.positions.shape)
+        _same_edges(skinned.graph(atoms), build_graph(atoms, cutoff))
+    assert 1 <= skinned.searches < 30
+
+
+def test_neighbours_are_sought_again_when_an_atom_has_moved_half_the_skin_and_not_before() -> None:
+    atoms = bulk("Si", cubic=True)
+    skinned = SkinList(5.0, skin=0.6)
+    skinned.graph(atoms)
+    atoms.positions[3, 1] += 0.299
+    skinned.graph(atoms)
+    assert skinned.searches == 1
+    atoms.positions[3, 1] += 0.002
+    skinned.graph(atoms)
+    assert skinned.searches == 2
+
+
+@pytest.mark.parametrize("change", ["elements", "cell", "periodicity", "size"])
+def test_other_atoms_have_other_neighbours(change: str) -> None:
+    atoms = bulk("Si", cubic=True)
+    skinned = SkinList(5.0)
+    skinned.graph(atoms)
+    if change == "elements":
+        atoms.symbols[0] = "Ge"
+    elif change == "cell":
+        atoms.set_cell(atoms.cell * 1.001)
+    elif change == "periodicity":
+        atoms.pbc = (True, True, False)
+    else:
+        del atoms[0]
+    found = skinned.graph(atoms)
+    _same_edges(found, build_graph(atoms, 5.0))
+    assert found.numbers.tolist() == atoms.numbers.tolist()
+    assert found.periodic.tolist() == [atoms.pbc.tolist()]
+
+
+def test_atoms_that_meet_or_get_lost_within_the_skin_are_errors() -> None:
+    atoms = Atoms("Si2", [[0, 0, 0], [0, 0, 0.2]])
+    skinned = SkinList(5.0, skin=1.0)
+    skinned.graph(atoms)
+    atoms.positions[1, 2] = 0.001
+    with pytest.raises(StructureError, match=r"atoms . and . of Si2 are 0\.0010 Å apart"):
+        skinned.graph(atoms)
+    atoms.positions[1, 2] = np.nan
+    with pytest.raises(StructureError, match="not a finite number"):
+        skinned.graph(atoms)
+    with pytest.raises(ConfigError, match="skin of 0"):
+        SkinList(5.0, skin=0)

@@ -4,18 +4,19 @@ from typing import Any
 
 import model_folders as folders
 import numpy as np
+import pytest
 import structures as scenes
 import torch
 from ase import Atoms
 
-from recipes import frames_recipe, silicon_clusters, tiny_recipe
+from recipes import frames_data, frames_recipe, silicon_clusters, tiny_recipe
 from zoo.artifact import DataSource, Lineage
 from zoo.config import parse
 from zoo.data.labels import Label
 from zoo.licences import Source
 from zoo.neighbors import build_graph
 from zoo.package import make_config, make_domain, make_probe, snippet
-from zoo.recipe import Lock
+from zoo.recipe import Lock, Recipe
 from zoo.teachers import load_teacher
 
 OLD: dict[str, Any] = folders.lineage().model_dump(mode="json", exclude={"teacher_terms", "data"})
@@ -47,6 +48,27 @@ def test_the_data_sets_of_a_recipe_are_in_the_lineage(tmp_path: Path) -> None:
     samples: dict[str, Any] = {"train": (silicon_clusters(2), None)}
     lineage = make_config(recipe, scenes.tiny_painn("Si"), teacher, samples, 40).lineage
     assert lineage.sources[1:] == (Source("data", "clusters", "CC0-1.0"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "Stillinger-Weber 1985, empirical"),
+        ({"energy_from": "dataset"}, "Stillinger-Weber 1985, empirical"),
+        ({"energy_from": "dataset", "force_from": "dataset"}, "PBE+MBD and that of the frames' labels"),
+    ],
+)
+def test_the_level_of_theory_is_that_of_whoever_taught(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    data = frames_data(tmp_path, loss={"energy": 5, "force": 100, **changes})
+    division = {"by": "block", "block": 10, "train": 0.6, "validation": 0.2, "test": 0.2}
+    data["structures"]["subsets"] = {"dha": {"source": "md22", "files": ["dha"], "division": division}}
+    data["structures"]["groups"].insert(0, {"kind": "subset", "name": "dha", "split": "train", "subset": "dha"})
+    digests = dict.fromkeys(("teacher_weights_sha256", "structures_sha256", "labels_sha256"), "2" * 64)
+    lock = Lock(**digests, teacher_package="zoo", zoo="0.1.0", torch="2.6.0")
+    recipe = parse(Recipe, data, "recipe").model_copy(update={"lock": lock})
+    teacher = load_teacher("stillinger-weber/teacher", dtype=torch.float64)
+    samples: dict[str, Any] = {"train": (silicon_clusters(2), None)}
+    assert make_config(recipe, scenes.tiny_painn("Si"), teacher, samples, 40).lineage.level_of_theory == told
 
 
 def test_a_lineage_written_before_there_were_data_sources_still_reads() -> None:

@@ -112,6 +112,19 @@ def test_the_report_survives_its_file() -> None:
     assert data["twin"]["reasons"]["max_frequency_THz"] == "phonopy was not installed"
 
 
+def test_a_report_without_a_twin_reads_and_has_no_column_for_one() -> None:
+    report = example_report()
+    data = json.loads(canonical_json(report))
+    bare = parse(Report, {key: value for key, value in data.items() if key != "twin"}, "report.json")
+    assert bare.twin is None
+    assert parse(Report, json.loads(canonical_json(bare)), "report.json") == bare
+    assert list(bare.engines) == ["teacher", "student"]
+    assert list(report.engines) == ["teacher", "student", "twin"]
+    assert "twin" not in table(bare)
+    assert not any("twin" in gap for gap in gaps(bare))
+    assert "drift" in table(bare)
+
+
 @pytest.mark.parametrize(
     ("ratio", "said"), [(0.0279, "0.028"), (0.84, "0.84"), (1.0, "1.0"), (43.27, "43.3"), (234.5, "234")]
 )

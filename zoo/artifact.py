@@ -9,30 +9,27 @@ headers of the tensors, then their numbers.
 """
 
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from ase import Atoms
 from pydantic import AfterValidator, FailFast, Field, model_validator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from zoo.config import MAX_CONFIG_BYTES, Config, parse, read_json, write_json
 from zoo.errors import ConfigError, IntegrityError
-from zoo.files import atomic_write, sha256_file
+from zoo.files import atomic_write, replacing, sha256_file
 from zoo.licences import Source
 from zoo.naming import quoted
 from zoo.neighbors import build_graph, complete_cell
 from zoo.potential import Potential, Prediction
 from zoo.students import Student, StudentConfig, build_student
+from zoo.tensors import Layout, WithoutParameters, read_layout, read_tensors, shown
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
@@ -44,11 +41,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _FIGURE = re.compile(r"figures/[A-Za-z0-9][A-Za-z0-9_-]*\.png")
 _MAX_BYTES = {MODEL: 4 << 30, PROBE: 256 << 20}  # any other file: MAX_FIGURE_BYTES or MAX_CONFIG_BYTES
 _MAX_FIGURE_BYTES = 32 << 20
-_MAX_HEADER_BYTES = 1 << 20
 _MAX_PAIRS = 20_000_000  # of atoms, with images, in a probe: what a machine with little memory recomputes
-_LONGEST_WORD = 200  # characters, in a message
 _REMEDY = "fetch the model folder again, or make it again with zoo distill"
-_SAFETENSORS_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "BOOL": torch.bool}
 
 
 def _one_line(text: str) -> str:
@@ -59,7 +53,6 @@ def _one_line(text: str) -> str:
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
-Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class Domain(Config):
@@ -219,7 +212,7 @@ def write_model_folder(
         if path not in DOCUMENTS and not _FIGURE.fullmatch(path):
             places = ", ".join((*DOCUMENTS, "figures/*.png"))
             raise ConfigError(f"{path!r} has no place in a model folder; it takes {places}")
-    with _replacing(folder) as staging:
+    with replacing(folder) as staging:
         write_json(staging / CONFIG, config)
         atomic_write(staging / MODEL, encode_weights(potential, config))
         atomic_write(staging / PROBE, save(_probe_tensors(probe), metadata={"format": "pt"}))
@@ -261,7 +254,7 @@ def verify_manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     extra = set(_visible_files(folder)) - set(manifest.paths) - {MANIFEST}
     if extra:
-        names = ", ".join(_shown(name) for name in sorted(extra)[:5])
+        names = ", ".join(shown(name) for name in sorted(extra)[:5])
         raise IntegrityError(f"{folder} holds {names}, which its {MANIFEST} does not list; remove it")
     for entry in manifest.files:
         verify_file(folder, entry)
@@ -306,7 +299,7 @@ def read_model_folder(folder: Path, *, dtype: torch.dtype | None = None) -> tupl
     """
     verify_manifest(folder)
     config = read_json(ArtifactConfig, folder / CONFIG)
-    state = _read_tensors(folder / MODEL, _model_layout(config))
+    state = read_tensors(folder / MODEL, _model_layout(config), _REMEDY)
     student = build_student(config.architecture).to(dtype or DTYPES[config.dtype])
     student.load_state_dict(state, strict=True)
     count = count_parameters(student)
@@ -335,92 +328,11 @@ def _visible_files(folder: Path) -> list[str]:
     return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its place when the block ends well."""
-    staging, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (staging, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        if folder.exists():
-            folder.replace(old)
-        staging.replace(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
-        for leftover in (staging, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _model_layout(config: ArtifactConfig) -> Layout:
     """Names, types and shapes of such a student's state, without numbers: no config fills the memory."""
-    with _WithoutParameters():
+    with WithoutParameters():
         state = build_student(config.architecture).to(DTYPES[config.dtype]).state_dict()
     return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-
-
-class _WithoutParameters(TorchFunctionMode):
-    """Parameters get no numbers and no memory; the rest of a module is made as ever.
-
-    PyTorch's own way, the device ``meta``, imports its compiler for the first random number, which takes a second.
-    """
-
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        given = options or {}
-        if function is torch.empty:
-            return function(*arguments, **(given | {"device": "meta"}))
-        if getattr(function, "__module__", None) == nn.init.__name__ and "tensor" in given:
-            return given["tensor"]
-        if function in (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_) and arguments[0].is_meta:
-            return arguments[0]
-        return function(*arguments, **given)
-
-
-def _read_tensors(path: Path, expected: Layout) -> dict[str, Tensor]:
-    """Finite tensors of exactly these names, types and shapes, which are known before one is in memory."""
-    _compare_layouts(path, _read_layout(path), expected)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in expected}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise IntegrityError(f"{path}: {name} holds a number that is not finite; {_REMEDY}")
-    return tensors
-
-
-def _compare_layouts(path: Path, found: Layout, expected: Layout) -> None:
-    lacking, strange = expected.keys() - found.keys(), found.keys() - expected.keys()
-    if lacking:
-        raise IntegrityError(f"{path} lacks {len(lacking)} tensors, {min(lacking)} among them; {_REMEDY}")
-    if strange:
-        raise IntegrityError(
-            f"{path} has {len(strange)} tensors too many, {_shown(min(strange))} among them; {_REMEDY}"
-        )
-    for name, layout in expected.items():
-        if found[name] != layout:
-            difference = f"{name} is {_layout_text(found[name])}, expected {_layout_text(layout)}"
-            raise IntegrityError(f"{path}: {difference}; {_REMEDY}")
-
-
-def _read_layout(path: Path) -> Layout:
-    _check_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-            return {
-                name: (_SAFETENSORS_DTYPES[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()
-            }
-    except (SafetensorError, KeyError) as error:
-        problem = _shown(" ".join(str(error).split()))
-        raise IntegrityError(f"{path} cannot be read as safetensors ({problem}); {_REMEDY}") from error
-
-
-def _check_header(path: Path) -> None:
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    if not 2 <= length <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
-        raise IntegrityError(f"{path} is not safetensors, or is cut short (zoo opens no pickles); {_REMEDY}")
 
 
 def _probe_tensors(probe: Probe) -> dict[str, Tensor]:
@@ -442,11 +354,11 @@ def _probe_tensors(probe: Probe) -> dict[str, Tensor]:
 
 
 def _read_probe(path: Path, student: Student) -> Probe:
-    sizes = [_read_layout(path).get(name, (None, ()))[1] for name in ("offsets", "vectors")]
+    sizes = [read_layout(path, _REMEDY).get(name, (None, ()))[1] for name in ("offsets", "vectors")]
     if [len(size) for size in sizes] != [1, 3]:
         raise IntegrityError(f"{path} is not a probe: it lacks offsets or vectors; {_REMEDY}")
     (offsets,), (probes, atoms, _) = sizes
-    tensors = _read_tensors(path, _probe_layout(offsets - 1, probes, atoms))
+    tensors = read_tensors(path, _probe_layout(offsets - 1, probes, atoms), _REMEDY)
     counts = tensors["offsets"].diff().tolist()
     whole = probes and counts and min(counts) > 0 and tensors["offsets"][0] == 0 and sum(counts) == atoms
     if not whole or not set(tensors["numbers"].tolist()) <= set(student.elements):
@@ -506,12 +418,3 @@ def _double(tensor: Tensor | None) -> Tensor:
     if tensor is None:
         raise ConfigError("a probe needs forces and Hessian products; make its sides with probe_predictions")
     return tensor.double()
-
-
-def _shown(text: str) -> str:
-    """A word of a file, quoted where it could garble a terminal or is no word."""
-    return text if text.isprintable() and len(text) <= _LONGEST_WORD else quoted(text)
-
-
-def _layout_text(layout: tuple[torch.dtype, tuple[int, ...]]) -> str:
-    return f"{str(layout[0]).removeprefix('torch.')} {list(layout[1])}"[:100]

@@ -17,7 +17,7 @@ from zoo.listing import Row, listing
 from zoo.locate import locate, open_hub, resolve
 from zoo.naming import default_namespace, parse_name, parse_path
 
-STATUSES = "package: comes with a Python package. recipe: make it with zoo distill NAME. published: on the hub."
+STATUSES = "package: by a package or zoo convert. recipe: zoo distill NAME makes it. published: on the hub."
 _UNFINISHED = " unfinished: its publication was not ended, or cannot be read."
 _HEADS = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
 _FACTS = {  # key of a row: what a person calls it
@@ -59,7 +59,7 @@ def list_text(rows: list[Row], width: int) -> str:
 
 
 def info_text(row: Row) -> str:
-    """The facts of one engine, a line each, and its errors against its teacher."""
+    """The facts of one engine, a line each, and its errors against its teacher or its data set."""
     facts = {label: _fact(row[key]) for key, label in _FACTS.items() if row[key] is not None}
     if row["domain"] is not None:
         facts["domain"] = _line(domain_text(parse(Domain, row["domain"], row["name"])))
@@ -68,7 +68,9 @@ def info_text(row: Row) -> str:
         facts[label] = f"{value:.4g} {unit}".strip()
     width = max(map(len, facts))
     lines = [f"  {label:<{width}}  {value}" for label, value in facts.items()]
-    note = ["", "Errors are against the teacher; how they were measured says: zoo card " + row["name"]]
+    errors = {"dataset_force_mae_meV_A", "force_mae_meV_A"} & (row["metrics"] or {}).keys()
+    against = "the labels of the data set" if errors == {"dataset_force_mae_meV_A"} else "the teacher"
+    note = ["", f"Errors are against {against}; how they were measured says: zoo card {row['name']}"]
     return "\n".join([_line(row["name"]), *lines, *(note if row["metrics"] else [])])
 
 

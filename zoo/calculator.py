@@ -12,7 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from zoo.errors import DivergedError, DomainError
 from zoo.graph import Graph
-from zoo.neighbors import build_graph
+from zoo.neighbors import SkinList
 from zoo.potential import Potential, Prediction
 
 _SHOWN = 8  # elements that a message lists before it counts
@@ -21,16 +21,25 @@ _SHOWN = 8  # elements that a message lists before it counts
 class ZooCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and stress (eV/Å³, Voigt order and sign of ASE) of a potential.
 
-    ``check`` sees each structure with its graph before the potential does, and raises where it must stop.
+    ``check`` sees each structure with its graph before the potential does, and raises where it must stop. ``predict``
+    answers in the potential's place, as compiled code does. Neighbours are kept while atoms move little (``SkinList``).
     Stress is computed from the first time on that it is asked for.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
 
-    def __init__(self, potential: Potential, *, check: Callable[[Atoms, Graph], None] | None = None) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        *,
+        check: Callable[[Atoms, Graph], None] | None = None,
+        predict: Callable[..., Prediction] | None = None,
+    ) -> None:
         super().__init__()
         self.potential = potential
         self.check = check
+        self.predict = predict
+        self.neighbors = SkinList(potential.cutoff)
         self._with_stress = False
 
     def calculate(
@@ -42,6 +51,8 @@ class ZooCalculator(Calculator):
         """What ASE calls. Raises StructureError, DomainError, DivergedError."""
         super().calculate(atoms, properties, system_changes)
         self._with_stress |= "stress" in properties
+        if "energy" in properties and not self.potential.traits.energies:
+            raise PropertyNotImplementedError(f"{type(self.potential).__name__} gives forces alone, and no energy")
         periodic = bool(np.all(self.atoms.pbc))
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError(
@@ -50,20 +61,23 @@ class ZooCalculator(Calculator):
         self.results = self._results(self._ask(self._with_stress and periodic))
 
     def _ask(self, stress: bool) -> Prediction:
-        graph = build_graph(self.atoms, self.potential.cutoff)
+        graph = self.neighbors.graph(self.atoms)
         check_elements(self.atoms, self.potential)
         if self.check is not None:
             self.check(self.atoms, graph)
         moved = graph.to(self.potential.device, self.potential.dtype)
-        prediction = self.potential.predict(moved, stress=stress).cpu()
-        check_finite(prediction, self.atoms)
+        predict = self.predict or self.potential.predict
+        prediction = predict(moved, stress=stress).cpu()
+        check_finite(prediction, self.atoms, energies=self.potential.traits.energies)
         return prediction
 
     def _results(self, prediction: Prediction) -> dict[str, Any]:
         assert prediction.forces is not None
         energy = float(prediction.energy[0])
         forces = prediction.forces.double().numpy()
-        results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": forces}
+        results: dict[str, Any] = {"forces": forces}
+        if self.potential.traits.energies:
+            results |= {"energy": energy, "free_energy": energy}
         if prediction.stress is not None:
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().numpy())
         return results
@@ -80,10 +94,10 @@ def check_elements(atoms: Atoms, potential: Potential) -> None:
         )
 
 
-def check_finite(prediction: Prediction, atoms: Atoms) -> None:
-    """Raises DivergedError where energy or forces are not numbers."""
-    parts = [prediction.energy] if prediction.forces is None else [prediction.energy, prediction.forces]
-    if not all(bool(part.isfinite().all()) for part in parts):
+def check_finite(prediction: Prediction, atoms: Atoms, *, energies: bool = True) -> None:
+    """Raises DivergedError where forces, or energies that a potential gives, are not numbers."""
+    parts = [prediction.energy if energies else None, prediction.forces]
+    if not all(part is None or bool(part.isfinite().all()) for part in parts):
         raise DivergedError(
             f"the energy or a force of {atoms.symbols} is not finite; "
             "start from a relaxed structure, take a shorter time step, or use dtype='float64'"

@@ -1,13 +1,14 @@
 """The card of an engine: README.md of its model folder, from what was measured and what its recipe says.
 
 The front matter is what the Hub reads (https://huggingface.co/docs/hub/model-cards); under ``zoo`` it holds
-what a program needs to know of the engine without fetching its weights. The prose is in ``cards/_templates``.
+what a program needs to know of the engine without fetching its weights. The prose is in ``cards/_templates``:
+``student.md`` for those that learned from a teacher, ``from-data.md`` for those that learned from a data set alone.
 Nothing here asks a network.
 """
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -19,41 +20,29 @@ from ase.data import chemical_symbols
 from zoo.artifact import MODEL, PROBE, ArtifactConfig
 from zoo.config import parse
 from zoo.data.sources import get_source
-from zoo.data.subsets import public_name
+from zoo.data.subsets import data_terms, public_name
 from zoo.errors import LicenceError
-from zoo.evaluate.report import (
-    DATASET_ENERGIES,
-    ENGINES,
-    QUANTITIES,
-    Figures,
-    Report,
-    asymmetry_remarks,
-    cell,
-    gaps,
-    listed,
-    number,
-    rows_of,
-    times,
+from zoo.evaluate.prose import (
+    comparison,
+    conditions,
+    dynamics_limit,
+    markdown_table,
+    speed,
+    teacher_errors,
+    verdict,
 )
+from zoo.evaluate.report import Report, gaps, listed
 from zoo.hub.card_data import ZooBlock
 from zoo.hub.catalogue import entries
 from zoo.licences import CODE_LICENCE, LICENCES, TERMS, Terms, unstated
 from zoo.recipe import Recipe, Term, loss_from
 
 WIDTH = 100  # columns that prose is filled to
-TAGS = (
-    "chemistry",
-    "materials-science",
-    "mlip",
-    "interatomic-potential",
-    "molecular-dynamics",
-    "distillation",
-    "knowledge-distillation",
-    "hessian-distillation",
-    "ase",
-)
+TAGS = ("chemistry", "materials-science", "mlip", "interatomic-potential", "molecular-dynamics")
+DISTILLED_TAGS = ("distillation", "knowledge-distillation", "hessian-distillation")
+FINE_TUNED_TAG = "fine-tuning"
 CAPTIONS = {
-    "force_parity": "Forces of the test set, engine against teacher, each component a point.",
+    "force_parity": "Forces of the test set, engine against ${reference}, each component a point.",
     "phonon_bands": "Phonon bands of the student over those of its teacher.",
     "energy_drift": "Total energy in molecular dynamics at constant energy.",
     "training": "Error on the validation set while training.",
@@ -67,7 +56,11 @@ _METRICS = {  # keys of Figures that the Hub lists: the slug of the metric, and 
     "phonon_mae_THz": ("frequency_mae", "Phonon frequency MAE (THz)"),
     "drift_meV_atom_ps": ("nve_drift", "NVE energy drift (meV/atom/ps)"),
 }
-_ERRORS = tuple(quantity.key for quantity in QUANTITIES if "_mae_" in quantity.key)
+_DATASET_METRICS = {  # likewise, of an engine that learned from a data set
+    "dataset_energy_mae_meV_atom": ("energy_mae", "Energy MAE, less the mean of each composition (meV/atom)"),
+    "dataset_force_mae_meV_A": _METRICS["force_mae_meV_A"],
+    "drift_meV_atom_ps": _METRICS["drift_meV_atom_ps"],
+}
 _TERMS: dict[Term, str] = {
     "energy": "energy",
     "force": "forces",
@@ -105,21 +98,26 @@ class CardContext:
 def render_card(context: CardContext) -> str:
     """The card as Markdown. Raises LicenceError for a licence that zoo does not know, ConfigError for text that a
     program could not read."""
-    template = Template(template_path("student").read_text(encoding="utf-8"))
+    template = Template(template_path(template_of(context.recipe)).read_text(encoding="utf-8"))
     body = template.substitute(
         _facts(context),
         snippet=context.snippet.strip(),
         snippet_output=context.snippet_output.strip(),
         domain=_domain(context.config),
-        verdict=_verdict(context.report),
-        table=_table(context.report),
+        verdict=verdict(context.report),
+        table=comparison(context.report),
         gaps=_items(f"{gap[0].upper()}{gap[1:]}." for gap in gaps(context.report)),
-        conditions=_items(_conditions(context.report)),
-        figures="\n\n".join(map(_figure, context.figures)),
+        conditions=_items(conditions(context.report)),
+        figures="\n\n".join(_figure(path, context.recipe) for path in context.figures),
         lineage=_lineage(context),
         licence=_licence(context),
     )
     return _front_matter(context) + _filled(body)
+
+
+def template_of(recipe: Recipe) -> str:
+    """Which template an engine's card is made from."""
+    return "student" if recipe.distils else "from-data"
 
 
 def template_path(kind: str) -> Path:
@@ -137,10 +135,12 @@ def _front_matter(context: CardContext) -> str:
         "library_name": "zoo",
         "pipeline_tag": "graph-ml",
         **_terms(config.licence).card_keys,
-        "tags": [*TAGS, f"teacher:{family}", f"subset:{recipe.subset}"],
+        "tags": [*TAGS, *_ways(recipe), "ase", f"teacher:{family}", f"subset:{recipe.subset}"],
     }
-    if teacher is not None and teacher.base_model:
+    if teacher is not None and teacher.base_model and (recipe.distils or _fine_tuned(recipe)):
         data["base_model"] = teacher.base_model
+        if _fine_tuned(recipe):
+            data["base_model_relation"] = "finetune"
     if config.lineage.teacher_terms:
         data["extra_gated_prompt"] = config.lineage.teacher_terms
     if results := _results(context):
@@ -148,6 +148,15 @@ def _front_matter(context: CardContext) -> str:
     data["zoo"] = block.model_dump(mode="json", by_alias=True)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=WIDTH)
     return f"---\n{text}---\n\n"
+
+
+def _ways(recipe: Recipe) -> tuple[str, ...]:
+    """The tags for how an engine learned."""
+    return (*(DISTILLED_TAGS if recipe.distils else ()), *((FINE_TUNED_TAG,) if _fine_tuned(recipe) else ()))
+
+
+def _fine_tuned(recipe: Recipe) -> bool:
+    return recipe.training.start == "teacher"
 
 
 def _terms(licence: str) -> Terms:
@@ -158,16 +167,17 @@ def _terms(licence: str) -> Terms:
 
 def _results(context: CardContext) -> list[dict[str, Any]]:
     """The student's figures as the Hub's model index takes them; what was not measured is left out."""
-    values = {key: getattr(context.report.student, key) for key in _METRICS}
-    lineage = context.config.lineage
+    recipe, lineage = context.recipe, context.config.lineage
+    listed_metrics = _METRICS if recipe.distils else _DATASET_METRICS
+    values = {key: getattr(context.report.student, key) for key in listed_metrics}
     metrics = [
         {"type": slug, "name": name, "value": float(values[key])}
-        for key, (slug, name) in _METRICS.items()
+        for key, (slug, name) in listed_metrics.items()
         if values[key] is not None
     ]
     dataset = {
-        "type": context.recipe.subset,
-        "name": f"{context.recipe.subset}, labelled by {lineage.teacher}",
+        "type": recipe.subset,
+        "name": f"{recipe.subset}, {f'labelled by {lineage.teacher}' if recipe.distils else 'with its own labels'}",
         "split": "test",
         "revision": lineage.structures_sha256,
     }
@@ -235,11 +245,11 @@ def _facts(context: CardContext) -> dict[str, str]:
         "without": f"without {listed(signals)}" if signals else "in the same way",
         "elements": listed(list(config.domain.elements)),
         "domain_description": "" if config.domain.description == recipe.purpose else config.domain.description,
-        "speed": _speed(report),
-        "dynamics_limit": _dynamics_limit(report),
+        "speed": speed(report),
+        "dynamics_limit": dynamics_limit(report),
         "teacher": config.lineage.teacher,
         "teacher_citation": context.teacher_citation,
-        "teacher_errors": _teacher_errors(report),
+        "teacher_errors": teacher_errors(report),
         "untested": "Surfaces, defects, liquids, other phases and other pressures"
         if any(config.domain.pbc)
         else "Other molecules, reactions, and molecules that meet others",
@@ -254,7 +264,32 @@ def _facts(context: CardContext) -> dict[str, str]:
         "weights": listed([f"{weight:g} ({_TERMS[term]})" for term, weight in recipe.loss.weights.items()]),
         "code_version": config.lineage.code_version,
         "recipe_short": config.lineage.recipe_sha256[:12],
+        **({} if recipe.distils else _facts_from_data(context)),
     }
+
+
+def _facts_from_data(context: CardContext) -> dict[str, str]:
+    """What the template for engines that learned from a data set alone names beside the others' facts."""
+    recipe, teacher = context.recipe, context.config.lineage.teacher
+    data, learned = _data_sets(recipe), listed([_TERMS[term] for term in _PARTS if loss_from(recipe.loss, term)])
+    fine_tuned = _fine_tuned(recipe)
+    return {
+        "data_sets": data,
+        "learned": learned,
+        "origin": f"{f'fine-tuned from `{teacher}`' if fine_tuned else 'trained'} on the {learned} of {data}",
+        "speed": "" if fine_tuned else speed(context.report),  # that of the teacher, which has the same network
+        "start": f"The network began with the weights of `{teacher}`, but for its heads, which are new."
+        if fine_tuned
+        else "The network began with random weights.",
+        "teacher_part": "from whose weights it began" if fine_tuned else "with which it is compared",
+        "zero": "its data set" if recipe.loss.energy_from == "dataset" else "the teacher",
+    }
+
+
+def _data_sets(recipe: Recipe) -> str:
+    """The data sets that structures are of, as far as the recipe names them."""
+    names = sorted({one.name for one in data_terms(recipe)})
+    return f"the data set{'s' if len(names) > 1 else ''} {listed(names)}" if names else "its data set"
 
 
 def _training_structures(recipe: Recipe) -> str:
@@ -317,34 +352,6 @@ def _needs(recipe: Recipe) -> str:
     return f", with {listed(parts)}" if parts else ""
 
 
-def _teacher_errors(report: Report) -> str:
-    """What is known of the teacher's own errors, in a clause."""
-    error = report.teacher.dataset_force_mae_meV_A
-    if error is None:
-        return "which were not measured here"
-    return f"of which that of forces is {number(error)} meV/Å against the labels of the data set"
-
-
-def _speed(report: Report) -> str:
-    timing = report.settings.timing
-    if report.speedup is None:
-        return ""
-    where = f" ({timing.atoms} atoms, {timing.threads} threads, {timing.device})" if timing else ""
-    return f"It answers {times(report.speedup)} times as fast as its teacher{where}."
-
-
-def _dynamics_limit(report: Report) -> str:
-    run = report.settings.dynamics.get("student")
-    if run is None:
-        return "Whether its dynamics is stable was not tested."
-    picoseconds = f"{run.steps * run.timestep_fs / 1000:g} ps"
-    if not run.completed:
-        return f"Its dynamics came to an end of its own after {picoseconds}, see the table."
-    if report.student.drift_meV_atom_ps is None:
-        return "Whether its dynamics is stable was not tested."
-    return f"Its dynamics was tested for {picoseconds}, not for longer."
-
-
 def _domain(config: ArtifactConfig) -> str:
     domain = config.domain
     axes = [axis for axis, flag in zip("abc", domain.pbc, strict=True) if flag]
@@ -357,84 +364,13 @@ def _domain(config: ArtifactConfig) -> str:
     if domain.volume_per_atom_A3 is not None:
         low, high = domain.volume_per_atom_A3
         rows.append(("volume of an atom", f"{low:.1f} to {high:.1f} Å³"))
-    return _markdown_table(("domain", ""), rows)
+    return markdown_table(("domain", ""), rows)
 
 
-def _verdict(report: Report) -> str:
-    """In which errors the student is better than its twin, and in which it is not."""
-    better: list[str] = []
-    worse: list[str] = []
-    for quantity in QUANTITIES:
-        student, twin = getattr(report.student, quantity.key), getattr(report.twin, quantity.key)
-        if quantity.key in _ERRORS and student is not None and twin is not None and student != twin:
-            (better if student < twin else worse).append(quantity.label)
-    sentences = [f"The student has the smaller {listed(better)}."] if better else []
-    if worse:
-        sentences.append(f"The twin has the smaller {listed(worse)}.")
-    return " ".join(sentences)
-
-
-def _table(report: Report) -> str:
-    columns: list[Figures] = [getattr(report, engine) for engine in ENGINES]
-    rows = [
-        (f"{quantity.label} ({quantity.unit})", *(cell(figures, quantity.key) for figures in columns))
-        for quantity in rows_of(report)
-    ]
-    return _markdown_table(("", *ENGINES), rows)
-
-
-def _conditions(report: Report) -> Iterator[str]:
-    """How the figures were measured, and on what."""
-    settings = report.settings
-    yield from _error_conditions(report)
-    if one := settings.vibrations:
-        yield (
-            f"Vibrations: sorted eigenfrequencies of the mass-weighted Hessian of {one.formula} ({one.atoms} atoms) as "
-            "it stands in the test set, relaxed by none of the three; motions of the whole are left out."
-        )
-    if crystal := settings.phonons:
-        yield (
-            f"Phonons: finite displacements of {crystal.displacement_A:g} Å in {crystal.atoms} atoms, "
-            f"{'×'.join(map(str, crystal.mesh))} wave vectors, the same cell for all."
-        )
-    start = (
-        "in the first structure of the test set" if crystal is None else "on perfect sites, where half of it remains"
-    )
-    for engine, run in settings.dynamics.items():
-        yield (
-            f"Drift of the {engine}: {run.atoms} atoms, {run.steps * run.timestep_fs / 1000:g} ps in steps "
-            f"of {run.timestep_fs:g} fs, velocities drawn at {run.temperature_K:g} K {start}."
-        )
-    if timing := settings.timing:
-        yield (
-            f"Time: energy and forces of {timing.atoms} atoms through ASE with the neighbour list, median "
-            f"of {timing.repeats} calls, engines in turn, {timing.dtype}, {timing.threads} threads, "
-            f"{timing.device}."
-        )
-    machine = report.hardware.get("gpu") or report.hardware.get("cpu") or "hardware that was not recorded"
-    packages = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    yield f"Hardware and versions: {machine}; {packages}."
-
-
-def _error_conditions(report: Report) -> Iterator[str]:
-    errors = report.settings.accuracy
-    if errors is None:
-        return
-    products = f"; the Hessian's is of components of H·v, {errors.probes} {errors.probe_kind} probes a structure"
-    yield (
-        f"Errors: {errors.structures} structures, {errors.atoms} atoms in all ({errors.description})"
-        f"{products if errors.probes else ''}."
-    )
-    if errors.mean_force_meV_A is not None:
-        yield f"Scale: a component of a force in the test set is {errors.mean_force_meV_A:.0f} meV/Å on average."
-    if errors.dataset_structures:
-        yield f"Data set: its own labels of {errors.dataset_structures} of these structures; {DATASET_ENERGIES}."
-    yield from asymmetry_remarks(report)
-
-
-def _figure(path: str) -> str:
+def _figure(path: str, recipe: Recipe) -> str:
     stem = Path(path).stem
-    return f"![{CAPTIONS.get(stem, stem.replace('_', ' '))}]({path})"
+    caption = Template(CAPTIONS.get(stem, stem.replace("_", " ")))
+    return f"![{caption.substitute(reference='teacher' if recipe.distils else 'data set')}]({path})"
 
 
 def _lineage(context: CardContext) -> str:
@@ -450,7 +386,7 @@ def _lineage(context: CardContext) -> str:
         ("zoo", lineage.code_version),
         ("training", "not measured (its time was not recorded)" if seconds is None else f"{seconds:.0f} s"),
     ]
-    return _markdown_table(("lineage", ""), rows)
+    return markdown_table(("lineage", ""), rows)
 
 
 def _licence(context: CardContext) -> str:
@@ -491,20 +427,6 @@ def _quoted(text: str) -> str:
 
 def _items(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def _markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Padded, so that it reads as text too; figures to the right where there are several columns."""
-    right = len(head) > 2
-    widths = [max(3, *(len(row[column]) for row in (head, *rows))) for column in range(len(head))]
-    rule = tuple("-" * (width - 1) + (":" if right and column else "-") for column, width in enumerate(widths))
-    return "\n".join(_padded(row, widths, right) for row in (head, rule, *rows))
-
-
-def _padded(cells: tuple[str, ...], widths: list[int], right: bool) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    padded = [text.rjust(width) if right else text.ljust(width) for text, width in others]
-    return f"| {' | '.join([first[0].ljust(first[1]), *padded])} |"
 
 
 def _filled(body: str) -> str:

@@ -22,6 +22,7 @@ from ase import Atoms
 from tqdm import tqdm
 
 from zoo.browse import build_gallery, info_text, list_text
+from zoo.cli_convert import convert_command
 from zoo.cli_data import data
 from zoo.cli_options import hub_options, json_option
 from zoo.cli_recipe import recipe_group, reproduce_command
@@ -101,13 +102,14 @@ def main() -> None:
     Make one:    zoo distill RECIPE   (label, train, evaluate are its parts)
     Recipes:     zoo recipe new NAME --data FILE, zoo recipe check RECIPE
     Data sets:   zoo data list, zoo data show NAME, zoo data fetch NAME
+    Weights:     zoo convert jmp-l   (of teachers that no package brings)
     Share one:   zoo publish FOLDER, zoo reproduce NAME --check
 
     An engine is named FAMILY/ENGINE, for instance sevennet-0/silicon-student, or given as a model folder (./folder).
     """
 
 
-for _part in (data, recipe_group, reproduce_command):
+for _part in (convert_command, data, recipe_group, reproduce_command):
     main.add_command(_part)
 
 
@@ -210,14 +212,15 @@ def label_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool
 def train_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> None:
     """Train the student of RECIPE and its undistilled twin.
 
-    The twin is the same student, trained without Hessians, to show what they bring. Labels are made first where they
-    are missing. Progress can be watched in train/metrics.jsonl in the folder of the run, one record a line.
+    The twin is the same student, trained without Hessians, to show what they bring; a recipe that learns from a data
+    set alone has none. Labels are made first where they are missing. Progress can be watched in train/metrics.jsonl in
+    the folder of the run, one record a line.
     """
     with _run(recipe, folder, replace, dry_run) as run:
         if run is not None:
             train_student(run)
-            train_twin(run)
-            _say(run, f"weights are in {run.folder / 'train'} and {run.folder / 'twin'}")
+            twin = "" if train_twin(run) is None else f" and {run.folder / 'twin'}"
+            _say(run, f"weights are in {run.folder / 'train'}{twin}")
 
 
 @main.command("evaluate")
@@ -225,8 +228,9 @@ def train_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool
 def evaluate_command(recipe: str, folder: Path | None, replace: bool, dry_run: bool) -> None:
     """Compare student, teacher and undistilled twin of RECIPE.
 
-    Prints a table: errors on the test structures, phonons, energy drift and speed. All of it and figures are in
-    evaluation in the folder of the run. Labelling and training are done first where they are missing.
+    Prints a table: errors on the test structures, phonons, energy drift and speed, of the twin only where the recipe
+    has one. All of it and figures are in evaluation in the folder of the run. Labelling and training are done first
+    where they are missing.
     """
     with _run(recipe, folder, replace, dry_run) as run:
         if run is not None:

@@ -1,8 +1,15 @@
 """Derivatives of an energy, written once: for labels, for losses, for engines and for tests.
 
-All are exact (automatic differentiation). A Hessian-vector product is taken in reverse over reverse mode: the gradient
-of ⟨forces, v⟩. One product of a batch serves all its structures, for their Hessians do not mix. Where forces are
-predicted directly, minus their Jacobian stands in the place of the Hessian; its rows and columns differ.
+All are exact (automatic differentiation). A Hessian-vector product is taken in one of two orders, of the same numbers:
+
+- reverse over reverse, the gradient of ⟨forces, v⟩: each further product costs least, and what is made can be
+  differentiated again, for a loss; but all that the gradient of the energy is made of is kept. The default.
+- forward over reverse, the derivative of the gradient of the energy along v: each product is a pass of its own, of
+  which the potential may keep as little as of forces. For large potentials (``Potential.products_in_forward_mode``).
+
+One product of a batch serves all its structures, for their Hessians do not mix. Where forces are predicted directly,
+minus their Jacobian stands in the place of the Hessian; its rows, in reverse mode, and columns, in forward mode or in
+reverse mode twice, differ.
 """
 
 from collections.abc import Callable
@@ -14,6 +21,7 @@ from torch.autograd import forward_ad
 
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
+from zoo.recompute import leaf_of
 
 Side = Literal["rows", "columns", "symmetric"]
 
@@ -21,35 +29,39 @@ Side = Literal["rows", "columns", "symmetric"]
 def differentiable(graph: Graph, *, strain: bool) -> tuple[Graph, Tensor, Tensor | None]:
     """The graph as a function of its positions and, if asked, of a symmetric strain of each structure.
 
-    Returns the graph, the positions (atoms, 3) and the strain (structures, 3, 3) or None, to differentiate by.
+    Returns the graph, the positions (atoms, 3) and the strain (structures, 3, 3) or None, to differentiate by. Where
+    positions have a tangent, so has the graph.
     """
-    positions = graph.positions.detach().requires_grad_()
+    positions, moved = leaf_of(graph.positions)
     if not strain:
-        return graph.with_geometry(positions, graph.cells), positions, None
+        return graph.with_geometry(moved, graph.cells), positions, None
     epsilon = torch.zeros_like(graph.cells).requires_grad_()
     symmetric = (epsilon + epsilon.transpose(1, 2)) / 2  # (structures, 3, 3)
     by_atom = symmetric.index_select(0, graph.structure)  # (atoms, 3, 3)
-    strained = positions + (positions.unsqueeze(1) @ by_atom)[:, 0, :]
+    strained = moved + (moved.unsqueeze(1) @ by_atom)[:, 0, :]
     return graph.with_geometry(strained, graph.cells + graph.cells @ symmetric), positions, epsilon
 
 
 def forces_and_stress(
     energy: Tensor, graph: Graph, positions: Tensor, strain: Tensor | None, *, create_graph: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """``F = −∂E/∂r`` (atoms, 3) eV/Å and ``σ = ∂E/∂ε / V`` (structures, 3, 3) eV/Å³, ASE's sign.
-
-    A structure that is not periodic in all three directions has no volume; its stress is NaN.
-    """
+    """``F = −∂E/∂r`` (atoms, 3) eV/Å and ``σ = ∂E/∂ε / V`` (structures, 3, 3) eV/Å³, ASE's sign."""
     inputs = [positions] if strain is None else [positions, strain]
     gradients = torch.autograd.grad(
         energy.sum(), inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
-    if strain is None:
-        return -gradients[0], None
+    return -gradients[0], None if strain is None else stress_of(gradients[1], graph)
+
+
+def stress_of(virial: Tensor, graph: Graph) -> Tensor:
+    """``σ = ∂E/∂ε / V`` (structures, 3, 3) eV/Å³ from the gradient of the energy by the strain, (structures, 3, 3) eV.
+
+    A structure that is not periodic in all three directions has no volume; its stress is NaN.
+    """
     solid = graph.periodic.all(dim=1)  # (structures,)
     volume = torch.linalg.det(graph.cells).abs()  # (structures,)
-    stress = gradients[1] / torch.where(solid, volume, torch.ones_like(volume))[:, None, None]
-    return -gradients[0], torch.where(solid[:, None, None], stress, torch.full_like(stress, torch.nan))
+    stress = virial / torch.where(solid, volume, torch.ones_like(volume))[:, None, None]
+    return torch.where(solid[:, None, None], stress, torch.full_like(stress, torch.nan))
 
 
 def energy_gradient(energy: Tensor, positions: Tensor, *, create_graph: bool) -> Tensor:
@@ -100,9 +112,10 @@ def _columns(forces: Tensor, positions: Tensor, probes: Tensor, create_graph: bo
 
 
 def forward_columns(forces: Callable[[Tensor], Tensor], positions: Tensor, probes: Tensor) -> Tensor:
-    """``−J v`` of each probe in forward mode, which keeps nothing of the pass: memory of one prediction.
+    """``−J v`` of each probe in forward mode, one pass a probe, which keeps no more than ``forces`` does.
 
-    ``forces`` gives (atoms, 3) as a function of positions (atoms, 3). probes and result (probes, atoms, 3).
+    ``forces`` gives (atoms, 3) as a function of positions (atoms, 3). Where it takes them from the gradient of an
+    energy, the mode is forward over reverse and ``−J v`` is ``+H v``. probes and result (probes, atoms, 3).
     """
     columns = torch.zeros_like(probes)
     with torch.no_grad():

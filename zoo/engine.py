@@ -1,7 +1,7 @@
 """What ``zoo.load`` returns: a potential with its provenance and its domain, ready to be asked."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.artifact import (
     DTYPES,
+    MODEL,
     ArtifactConfig,
     Domain,
     Probe,
@@ -21,9 +22,11 @@ from zoo.artifact import (
 )
 from zoo.calculator import ZooCalculator, check_elements, check_finite, elements_text, symbols_of
 from zoo.errors import CapabilityError, ConfigError, DomainError
+from zoo.execution import Compile, Compiled, compiled
+from zoo.files import sha256_file
 from zoo.graph import Graph, collate
 from zoo.neighbors import build_graph
-from zoo.potential import Potential, Prediction
+from zoo.potential import Potential, Prediction, given
 from zoo.units import MEV_PER_EV
 from zoo.vibrations import Vibrations, normal_modes
 
@@ -108,12 +111,14 @@ class Engine:
         config: ArtifactConfig | None = None,
         probe: Probe | None = None,
         check_domain: bool = True,
+        compiled: Compiled | None = None,
     ) -> None:
         self.potential = potential.requires_grad_(False)
         self.provenance = provenance
         self.config = config
         self.probe = probe
         self.checks_domain = check_domain
+        self._compiled = compiled
 
     @classmethod
     def read(
@@ -122,12 +127,15 @@ class Engine:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
+        compile: Compile = "auto",
         check_domain: bool = True,
         source: str | None = None,
         revision: str | None = None,
         commit: str | None = None,
     ) -> Self:
         """The engine in a model folder, in the type of its stored weights by default.
+
+        ``compile`` as in ``zoo.load``.
 
         Raises IntegrityError, ConfigError.
         """
@@ -142,7 +150,9 @@ class Engine:
             revision=revision,
             commit=commit,
         )
-        return cls(student.to(place), provenance, config=config, probe=probe, check_domain=check_domain)
+        student = student.to(place).requires_grad_(False)
+        code = compiled(student, compile, probe.structures, sha256_file(folder / MODEL))
+        return cls(student, provenance, config=config, probe=probe, check_domain=check_domain, compiled=code)
 
     @property
     def name(self) -> str:
@@ -155,7 +165,13 @@ class Engine:
 
     def calculator(self) -> ZooCalculator:
         """A calculator for ASE."""
-        return ZooCalculator(self.potential, check=self.check_domain if self.checks_domain else None)
+        check = self.check_domain if self.checks_domain else None
+        return ZooCalculator(self.potential, check=check, predict=self._ask)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether energies, forces and stress come from compiled code."""
+        return self._compiled is not None and self._compiled.fits
 
     def predict(self, structures: Atoms | Sequence[Atoms]) -> list[Prediction]:
         """One Prediction a structure, in order, in main memory.
@@ -170,7 +186,7 @@ class Engine:
         for batch in _batches(graphs):
             predictions += self._predict_batch(batch)
         for atoms, prediction in zip(many, predictions, strict=True):
-            check_finite(prediction, atoms)
+            check_finite(prediction, atoms, energies=self.potential.traits.energies)
         return predictions
 
     def hessian(self, atoms: Atoms) -> np.ndarray:
@@ -186,7 +202,7 @@ class Engine:
         """Recomputes the published probe on this device, in this type. Raises CapabilityError without one."""
         if self.probe is None or self.config is None:
             raise CapabilityError(f"{self.name} has no probe to check against; only a model folder has one")
-        found = probe_predictions(self.potential, self.probe.structures, self.probe.vectors)
+        found = self._recompute(self.probe)
         tolerance = self.config.probe_tolerance
         counts = torch.tensor([len(atoms) for atoms in self.probe.structures])
         energy, forces, products = _probe_errors(found, self.probe.engine, counts)
@@ -196,6 +212,18 @@ class Engine:
             CheckRow("Hessian products", products, tolerance.hessian_eV_A2, "eV/Å²"),
         )
         return CheckResult(self.provenance.title, str(self.potential.device), self._dtype_name, rows)
+
+    def _recompute(self, probe: Probe) -> list[Prediction]:
+        """What it says of the probe, as it says it to a user: products by PyTorch, the rest by compiled code."""
+        found = probe_predictions(self.potential, probe.structures, probe.vectors)
+        if not self.compiled:
+            return found
+        graph = build_graph(probe.structures, self.potential.cutoff, dtype=self.potential.dtype)
+        told = self._ask(graph).split([len(atoms) for atoms in probe.structures])
+        return [
+            replace(old, energy=new.energy, forces=given(new.forces).double())
+            for old, new in zip(found, told, strict=True)
+        ]
 
     def check_domain(self, atoms: Atoms, graph: Graph | None = None) -> None:
         """Raises DomainError where ``atoms`` are not what this engine was made for.
@@ -213,7 +241,7 @@ class Engine:
     def __repr__(self) -> str:
         rows = {
             "potential": _description(self.potential),
-            "runs on": f"{self.potential.device}, {self._dtype_name}",
+            "runs on": f"{self.potential.device}, {self._dtype_name}, {'compiled' if self.compiled else 'PyTorch'}",
             "elements": elements_text(symbols_of(self.potential.elements)),
             "domain": domain_text(self.domain) if self.checks_domain else "not checked",
             "theory": self.provenance.level_of_theory,
@@ -223,6 +251,12 @@ class Engine:
         }
         lines = [f"Engine {self.provenance.title}"]
         return "\n".join(lines + [f"  {key:10} {value}" for key, value in rows.items() if value])
+
+    def _ask(self, graph: Graph, *, stress: bool = False) -> Prediction:
+        """Energies, forces and stress, of compiled code where there is some."""
+        if self._compiled is not None and self._compiled.fits:
+            return self._compiled.predict(graph, stress=stress)
+        return self.potential.predict(graph, stress=stress)
 
     @property
     def _dtype_name(self) -> str:
@@ -239,7 +273,7 @@ class Engine:
     def _predict_batch(self, graphs: list[Graph]) -> list[Prediction]:
         batch = collate(graphs).to(self.potential.device, self.potential.dtype)
         has_volume = [bool(graph.periodic.all()) for graph in graphs]
-        predicted = self.potential.predict(batch, stress=any(has_volume)).cpu()
+        predicted = self._ask(batch, stress=any(has_volume)).cpu()
         by_structure = predicted.split([graph.num_atoms for graph in graphs])
         return [_of_one(one, volume) for one, volume in zip(by_structure, has_volume, strict=True)]
 
@@ -339,7 +373,8 @@ def _check_distances(domain: Domain, atoms: Atoms, graph: Graph, title: str) -> 
 
 def _description(potential: Potential) -> str:
     shape = getattr(potential, "config", None)
-    numbers = {} if shape is None else shape.model_dump(exclude={"architecture", "elements", "cutoff"})
+    told = getattr(shape, "TOLD", None)  # of a config that is long
+    numbers = {} if shape is None else shape.model_dump(include=told, exclude={"architecture", "elements", "cutoff"})
     parts = [f"{value} {key.replace('_', ' ')}" for key, value in numbers.items() if value]
     parts += [f"cutoff {potential.cutoff:g} Å", f"{count_parameters(potential):,} parameters"]
     return f"{type(potential).__name__}, " + ", ".join(parts)

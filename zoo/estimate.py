@@ -40,9 +40,9 @@ from zoo.licences import Source, check_terms
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, given
 from zoo.recipe import DynamicsGroup, Filters, FramesGroup, Group, OwnData, Recipe, Split, Subset, SubsetGroup
-from zoo.run import STAGES, Run, Stage
-from zoo.students import build_student
-from zoo.teachers import ANNOUNCED
+from zoo.run import Run, Stage
+from zoo.students import HEAVY, build_student
+from zoo.teachers import absent, stated_traits
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 COUNTING_SECONDS = 6.0  # of all subsets together
@@ -224,12 +224,12 @@ def text(found: Estimate) -> str:
     lines += [f"data        {need}" for need in found.needs]
     lines += [_split_line(recipe, split, count) for split, count in found.splits.items()]
     calls = Count.sum(list(found.splits.values())).structures
-    training = recipe.training
+    training, whose = recipe.training, "student and twin" if recipe.distils else "the student alone"
     lines += [
         f"labels      {_number(found.products)} Hessian products ({recipe.labels.probes}), {found.moves} steps of "
         "teacher dynamics",
         f"            {_number(calls)} energies with forces, {_size(found.label_bytes)} on disk; {_label_time(found)}",
-        f"training    {_number(found.steps)} steps of {training.batch_size} structures, student and twin",
+        f"training    {_number(found.steps)} steps of {training.batch_size} structures, {whose}",
         f"            {_training_time(found)}",
         *_exploration_lines(recipe),
         f"memory      {_memory(found.rate)}",
@@ -246,11 +246,8 @@ def text(found: Estimate) -> str:
 def _lacking(recipe: Recipe) -> list[str]:
     """What of teacher, packages and terms is not as the recipe wants it."""
     missing, name = [], recipe.teacher.name
-    if name in ANNOUNCED:
-        teacher = ANNOUNCED[name]
-        missing.append(f"teacher {name}: {teacher.reason}; {teacher.instead} can teach the same subset")
-    else:
-        missing += _absent(entries()[name].package or "", f"teacher {name}")
+    why = absent(name)
+    missing += [f"teacher {name}: {why}"] if why else _absent(entries()[name].package or "", f"teacher {name}")
     for key, subset in recipe.structures.subsets.items():
         missing += _absent(_PACKAGES.get(_format(subset) or "", ""), f"subset {key}")
         missing += _absent("spglib" if subset.filters.space_group else "", f"subset {key}")
@@ -549,8 +546,8 @@ def _label_bytes(recipe: Recipe, count: Count) -> int | None:
     products = 9 * count.squares * number if stored is None else 3 * stored * count.atoms * (number + probe)
     each = 8 + 9 * number + 16  # energy, stress, two offsets
     atom = 3 * number + 8 * ("atomic_energies" in labels.extras)
-    if "features" in labels.extras and name in ANNOUNCED:
-        atom += ANNOUNCED[name].traits.features * number
+    if "features" in labels.extras and (traits := stated_traits(name)) is not None:
+        atom += traits.features * number
     return count.structures * each + count.atoms * atom + products
 
 
@@ -569,11 +566,12 @@ def _label_hours(recipe: Recipe, count: Count, rate: Rate) -> float | None:
 
 
 def _training_hours(recipe: Recipe, count: Count, steps: int | None, rate: Rate) -> float | None:
-    """Of student and twin, as if each step of the twin cost as much."""
+    """Of the student and, where it has one, its twin, as if each step of that cost as much."""
     if rate.step is None or steps is None or count.atoms is None or not count.structures:
         return None
     size = count.atoms / count.structures / (rate.made_up or rate.atoms)
-    return 2 * steps * recipe.training.batch_size * rate.step * size / 3600
+    trainings = 2 if recipe.distils else 1
+    return trainings * steps * recipe.training.batch_size * rate.step * size / 3600
 
 
 # --- measured ------------------------------------------------------------------------------------------
@@ -596,7 +594,7 @@ def _measured(run: Run, sample: Atoms | None, size: int | None) -> Rate:
 def _teacher_rate(run: Run, sample: Atoms | None) -> tuple[float | None, float | None, str]:
     """Of a call and of a product, or why there is none."""
     if sample is None:
-        cannot = run.recipe.teacher.name in ANNOUNCED
+        cannot = absent(run.recipe.teacher.name) is not None
         return None, None, "the teacher cannot run here" if cannot else _NONE_HERE
     try:
         return *_time_teacher(run.recipe, run.teacher.potential, sample), ""
@@ -606,6 +604,8 @@ def _teacher_rate(run: Run, sample: Atoms | None) -> tuple[float | None, float |
 
 def _step_rate(recipe: Recipe, atoms: Atoms | None) -> tuple[float | None, str]:
     """Of a step of training, or why there is none."""
+    if recipe.student.architecture in HEAVY:
+        return None, f"a step of {recipe.student.architecture} takes gigabytes, and is not taken in a dry run"
     if atoms is None:
         return None, _NONE_HERE
     if strange := sorted(set(atoms.get_chemical_symbols()) - set(recipe.student.elements)):
@@ -757,7 +757,7 @@ def _standing(run: Run) -> list[str]:
     before = run.folder / "recipe.yaml"
     earlier = read_yaml(Recipe, before) if before.exists() else run.recipe
     lines, differs = [], False
-    for stage in STAGES:
+    for stage in run.stages:
         here, there = (recipe.model_dump(include=set(_SECTIONS[stage])) for recipe in (run.recipe, earlier))
         differs = differs or here != there
         state = run.state(stage)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,25 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its place when the block ends well."""
+    staging, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (staging, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if folder.exists():
+            folder.replace(old)
+        staging.replace(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        for leftover in (staging, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 
 from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
-from zoo.errors import CapabilityError, ConfigError, UnknownNameError
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.execution import Compile, wanted
 from zoo.hub.catalogue import entries
 from zoo.locate import fetch, locate, open_hub, parse, warn_without_folder
 from zoo.naming import FORMS, EngineName, default_namespace
-from zoo.teachers import load_teacher, teacher_names
+from zoo.teachers import FINE_TUNED, absent, load_teacher, teacher_names
 
 
 def load(
@@ -17,7 +18,7 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
-    compile: bool = False,
+    compile: Compile = "auto",
     check_domain: bool = True,
     hub: str | Path | None = None,
     revision: str | None = None,
@@ -29,26 +30,27 @@ def load(
     URL or a folder, by default what ZOO_HUB names, else huggingface.co; ``namespace`` is by default what ZOO_NAMESPACE
     names, else mlff-zoo. A version (``@v1``), a commit and a folder are read without a request where they were fetched
     before; a name without revision asks for the newest version, and takes the newest of those fetched, with a
-    ZooWarning, where the hub does not answer. Engines run eager: this version compiles none, and ``compile=True`` is a
-    CapabilityError.
+    ZooWarning, where the hub does not answer. Energies, forces and stress come from compiled code where zoo has some
+    (PaiNN on a CPU), which is compiled once a machine and agreed with PyTorch; with ``compile=False`` or
+    ZOO_COMPILE=never all is PyTorch's, and with ``compile=True`` a ZooWarning says where there is no such code.
     Raises UnknownNameError, NotReleasedError, HubError, AccessError, IntegrityError, ConfigError,
     MissingPackageError.
     """
-    if compile:
-        raise CapabilityError("compile=True: compiled engines are not offered in this version of zoo; leave it out")
+    wanted(compile)
     place, real = resolve_device(device), resolve_dtype(dtype)
     found = parse(name, revision)
-    if isinstance(found, EngineName) and found.name in teacher_names():
+    if isinstance(found, EngineName) and _is_teacher(found, hub):
         return _teacher(found, place, real, check_domain)
     if isinstance(found, Path):
         if not found.is_dir():
             raise UnknownNameError(f"there is no folder {found}; expected {FORMS}")
-        return Engine.read(found, device=place, dtype=real, check_domain=check_domain)
+        return Engine.read(found, device=place, dtype=real, compile=compile, check_domain=check_domain)
     fetched = fetch(locate(found, open_hub(hub), default_namespace(namespace)))
     return Engine.read(
         fetched.folder,
         device=place,
         dtype=real,
+        compile=compile,
         check_domain=check_domain,
         source=fetched.source,
         revision=fetched.resolved.tag,
@@ -67,9 +69,19 @@ def names(hub: str | Path | None = None, *, namespace: str | None = None) -> lis
     return sorted({*entries(), *(listed.name for listed in found if listed.tag)})
 
 
+def _is_teacher(found: EngineName, hub: str | Path | None) -> bool:
+    """A fine-tune that is made here is one; else, and where a hub or a version is asked for, it is an engine there."""
+    if found.name in FINE_TUNED:
+        return hub is None and found.revision is None and absent(found.name) is None
+    return found.name in teacher_names()
+
+
 def _teacher(found: EngineName, device: torch.device, dtype: torch.dtype, check_domain: bool) -> Engine:
     if found.revision is not None:
-        raise ConfigError(f"{found.name} comes with an installed package and has no revision {found.revision}")
+        raise ConfigError(
+            f"{found.name} comes with an installed package, or is converted, and has no revision {found.revision}; "
+            "leave it out"
+        )
     teacher = load_teacher(found.name, dtype=dtype, device=device)
     provenance = Provenance(
         name=teacher.name,

@@ -23,6 +23,7 @@ from zoo.hub.catalogue import Entry, canonical, entries, is_repository_id, neare
 from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
 from zoo.naming import DEFAULT_NAMESPACE, FORMS, EngineName, Repository, parse_name
+from zoo.teachers import FINE_TUNED
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,12 @@ def _names(hub: Hub, namespace: str) -> list[str]:
 
 
 def _making(entry: Entry) -> str:
+    if entry.name in FINE_TUNED:
+        family = entry.name.partition("/")[0]
+        return (
+            f"run: zoo distill {entry.name}, or convert a checkpoint of your own with: zoo convert {family} FILE "
+            f"--name {entry.name}"
+        )
     return (
         f"run: zoo distill {entry.name}, then: zoo publish runs/{entry.name}/model --hub ./hub, "
         "and load it with hub='./hub' (--hub ./hub)"

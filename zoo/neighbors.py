@@ -1,13 +1,15 @@
 """From ASE's atoms to a graph."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Never
 
 import numpy as np
 import torch
 import vesin
 from ase import Atoms
 
-from zoo.errors import StructureError
+from zoo.errors import ConfigError, StructureError
 from zoo.graph import Graph, collate
 
 COINCIDENT = 0.01  # Å; two atoms nearer than this are a mistake, not a structure
@@ -76,13 +78,7 @@ def _graph_of_one(atoms: Atoms, cutoff: float) -> Graph:
         periodic=np.asarray(atoms.pbc),
         quantities="ijSd",
     )
-    if lengths.size and lengths.min() < COINCIDENT:
-        edge = int(lengths.argmin())
-        raise StructureError(
-            f"atoms {centers[edge]} and {neighbors[edge]} of {atoms.symbols} are {lengths[edge]:.4f} Å apart; "
-            "remove one of them or move them apart"
-        )
-    return Graph(
+    graph = Graph(
         numbers=torch.from_numpy(np.asarray(atoms.numbers, dtype=np.int64)),
         positions=torch.from_numpy(np.array(atoms.positions, dtype=np.float64)),
         cells=torch.from_numpy(np.where(np.asarray(atoms.pbc)[:, None], cell, 0.0))[None],
@@ -91,6 +87,60 @@ def _graph_of_one(atoms: Atoms, cutoff: float) -> Graph:
         centers=torch.from_numpy(centers.astype(np.int64)),
         neighbors=torch.from_numpy(neighbors.astype(np.int64)),
         shifts=torch.from_numpy(shifts.astype(np.float64)),
+    )
+    if lengths.size and lengths.min() < COINCIDENT:
+        _refuse_coincident(graph, int(lengths.argmin()), float(lengths.min()), atoms)
+    return graph
+
+
+class SkinList:
+    """The graph of atoms that move a little from call to call, as ``build_graph`` gives it.
+
+    Pairs are sought up to ``skin`` beyond the cutoff, and again when an atom has moved by half of it, or elements, cell
+    or periodicity have changed; in between those within the cutoff are taken from them.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        """Both in Å. Raises ConfigError for a skin that is not positive."""
+        if not skin > 0:
+            raise ConfigError(f"a skin of {skin} Å; give a positive one, or call build_graph")
+        self.cutoff, self.skin = cutoff, skin
+        self.searches = 0  # how often neighbours were sought
+        self._wide: Graph | None = None
+        self._frame: tuple[np.ndarray, ...] = ()  # elements, cell and periodicity of the wide graph
+
+    def graph(self, atoms: Atoms) -> Graph:
+        """In float64 in main memory. Raises StructureError where the structure is broken or two atoms share a place."""
+        wide = self._wide if self._wide is not None and self._holds(self._wide, atoms) else self._search(atoms)
+        positions = torch.from_numpy(np.array(atoms.positions, dtype=np.float64))
+        moved = wide.with_geometry(positions, wide.cells)
+        squares = moved.edge_vectors().square().sum(dim=1)  # (edges,) Å²
+        if len(squares) and float(squares.min()) < COINCIDENT**2:
+            _refuse_coincident(moved, int(squares.argmin()), float(squares.min()) ** 0.5, atoms)
+        kept = (squares < self.cutoff**2).nonzero()[:, 0]
+        return replace(moved, centers=moved.centers[kept], neighbors=moved.neighbors[kept], shifts=moved.shifts[kept])
+
+    def _holds(self, wide: Graph, atoms: Atoms) -> bool:
+        frame = _frame_of(atoms)
+        if not all(np.array_equal(old, new) for old, new in zip(self._frame, frame, strict=True)):
+            return False
+        moves = atoms.positions - wide.positions.numpy()  # (atoms, 3) Å; NaN holds nothing
+        return bool((np.einsum("ij,ij->i", moves, moves) < (self.skin / 2) ** 2).all())
+
+    def _search(self, atoms: Atoms) -> Graph:
+        self._wide, self._frame = _graph_of_one(atoms, self.cutoff + self.skin), _frame_of(atoms)
+        self.searches += 1
+        return self._wide
+
+
+def _frame_of(atoms: Atoms) -> tuple[np.ndarray, ...]:
+    return np.array(atoms.numbers), np.array(atoms.cell), np.array(atoms.pbc)
+
+
+def _refuse_coincident(graph: Graph, edge: int, length: float, atoms: Atoms) -> Never:
+    raise StructureError(
+        f"atoms {int(graph.centers[edge])} and {int(graph.neighbors[edge])} of {atoms.symbols} are {length:.4f} Å "
+        "apart; remove one of them or move them apart"
     )
 
 

@@ -27,17 +27,18 @@ from zoo.artifact import (
     probe_predictions,
     write_model_folder,
 )
-from zoo.card import CardContext, render_card
+from zoo.card import CardContext, render_card, template_of
 from zoo.data.labels import Labels
+from zoo.data.sources import get_source
 from zoo.data.subsets import data_terms
 from zoo.errors import ConfigError
-from zoo.evaluate.report import Report
+from zoo.evaluate.report import Report, listed
 from zoo.hub.card_lint import lint_card
 from zoo.neighbors import build_graph
 from zoo.potential import Prediction
 from zoo.publish import publish
 from zoo.recipe import Lock, Recipe, Split, to_yaml
-from zoo.students import Student
+from zoo.students import HEAVY, Student
 from zoo.teachers import Teacher
 from zoo.version import __version__
 
@@ -93,8 +94,12 @@ def _card(context: CardContext, draft: Path) -> bytes:
     card = render_card(context)
     problems = lint_card(card, draft)
     if problems:
-        raise ConfigError(f"the card has a fault: {problems[0]}; correct the recipe, or cards/_templates/student.md")
+        raise ConfigError(f"the card has a fault: {problems[0]}; correct the recipe, or {_template(context)}")
     return card.encode()
+
+
+def _template(context: CardContext) -> str:
+    return f"cards/_templates/{template_of(context.recipe)}.md"
 
 
 def make_domain(recipe: Recipe, structures: Sequence[Atoms]) -> Domain:
@@ -163,13 +168,14 @@ def make_config(recipe: Recipe, student: Student, teacher: Teacher, samples: Sam
 def snippet(recipe: Recipe, example: Atoms) -> str:
     """What a user types first, in a folder that holds a hub. ``example`` is a structure of the domain."""
     imports, atoms, move = _example_lines(recipe, example)
+    modes = 'print(f"highest mode  {engine.vibrations(atoms).frequencies_THz.max():.2f} THz")\n'
     return (
         f"{imports}import zoo\n\n"
         f'engine = zoo.load("{recipe.name}", hub="./hub")\n'
         f"{atoms}\n"
         "atoms.calc = engine.calculator()\n"
         'print(f"energy        {atoms.get_potential_energy():.4f} eV")\n'
-        'print(f"highest mode  {engine.vibrations(atoms).frequencies_THz.max():.2f} THz")\n\n'
+        f"{'' if recipe.student.architecture in HEAVY else modes}\n"
         f"atoms.rattle({move:g}, seed=0)\n"
         'print(f"force         {abs(atoms.get_forces()).max():.3f} eV/Å at most, rattled")\n'
     )
@@ -223,11 +229,21 @@ def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher, steps: int) -> Lineag
         teacher_licence_weights=teacher.licence_weights,
         teacher_terms=teacher.terms,
         data=tuple(DataSource(name=one.name, licence=one.licence) for one in data_terms(recipe)),
-        level_of_theory=teacher.level_of_theory,
+        level_of_theory=teacher.level_of_theory if recipe.distils else _level_of_data(recipe),
         seed=recipe.seed,
         steps=steps,
         code_version=__version__,
     )
+
+
+def _level_of_data(recipe: Recipe) -> str:
+    """That of the data sets to train on, where they are sources of zoo; of other files it is that of their labels."""
+    subsets, found = recipe.structures.subsets, []
+    for group in recipe.structures.groups:
+        if group.split == "train":
+            source = subsets[group.subset].source if group.kind == "subset" else None
+            found.append("that of the frames' labels" if source is None else get_source(source).level_of_theory)
+    return listed(list(dict.fromkeys(found)))
 
 
 def _shortest_distance(atoms: Atoms, cutoff: float) -> float:

@@ -38,9 +38,11 @@ from zoo.distill.rounds import Exploration, Explored, Finder, Found, is_whole, r
 from zoo.distill.task import Task, needs_teacher
 from zoo.distill.train import read_weights, train
 from zoo.errors import LabelError, ZooWarning
-from zoo.evaluate.compare import Contest, compare, require_packages
+from zoo.evaluate.compare import compare, require_packages
+from zoo.evaluate.contest import Contest
 from zoo.evaluate.report import Report
 from zoo.files import atomic_write, sha256_file
+from zoo.fine_tuned import is_teacher, keep_as_teacher
 from zoo.hub.catalogue import entries
 from zoo.licences import Source, check_terms, unstated
 from zoo.package import package
@@ -161,9 +163,12 @@ def train_student(run: Run) -> Student:
     return _train(run, "train")
 
 
-def train_twin(run: Run) -> Student:
-    """``twin/``: the same student for the same number of steps, from energies, forces and stresses alone."""
-    return _train(run, "twin")
+def train_twin(run: Run) -> Student | None:
+    """``twin/``: the same student for the same number of steps, from energies, forces and stresses alone.
+
+    None where the recipe learns nothing from its teacher: its twin would be the student once more.
+    """
+    return _train(run, "twin") if "twin" in run.stages else None
 
 
 def _train(run: Run, stage: Literal["train", "twin"]) -> Student:
@@ -214,11 +219,12 @@ def all_labels_digest(run: Run) -> str:
 
 
 def evaluate(run: Run) -> Report:
-    """``evaluation/report.json`` and its figures: student, twin and teacher compared."""
+    """``evaluation/report.json`` and its figures: student, teacher and, where there is one, twin compared."""
     require_packages()
     recipe, folder = run.recipe, run.folder / "evaluation"
     student, twin = train_student(run), train_twin(run)
-    weights = [sha256_file(run.folder / stage / "model.safetensors") for stage in ("train", "twin")]
+    trained = [stage for stage in ("train", "twin") if stage in run.stages]
+    weights = [sha256_file(run.folder / stage / "model.safetensors") for stage in trained]
     if not run.begin("evaluation", [weights, recipe.evaluation.model_dump(), labels_digest(run.folder / "labels")]):
         return read_json(Report, folder / "report.json")
     structures, labels = read_labels(run, "test")
@@ -229,18 +235,26 @@ def evaluate(run: Run) -> Report:
 
 
 def distill(run: Run) -> Path:
-    """``model/``: the model folder, ready to be published. Runs every stage that is not done."""
+    """``model/``: the model folder, ready to be published. Runs every stage that is not done.
+
+    An engine that is to teach others is put where its students' recipes find it, too.
+    """
     report, folder = evaluate(run), run.folder / "model"
     weights = sha256_file(run.folder / "train" / "model.safetensors")
-    if not run.begin("model", [weights, report.model_dump(mode="json"), run.recipe.digest]):
-        return folder
+    if run.begin("model", [weights, report.model_dump(mode="json"), run.recipe.digest]):
+        _make_model(run, report, folder)
+        run.end("model")
+    if is_teacher(run.recipe.name) and run.workers.main:
+        keep_as_teacher(folder)
+    return folder
+
+
+def _make_model(run: Run, report: Report, folder: Path) -> None:
     locked = run.recipe.model_copy(update={"lock": _lock(run)})
     samples = {split: read_labels(run, split) for split in SPLITS}
     samples["train"][0].extend(atoms for found in read_explored(run) for atoms in found.structures)
     package(folder, locked, report, train_student(run), run.teacher, samples, run.folder)
     atomic_write(run.folder / "recipe.yaml", to_yaml(locked))
-    run.end("model")
-    return folder
 
 
 def read_labels(run: Run, split: Split) -> tuple[list[Atoms], Labels]:

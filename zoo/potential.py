@@ -89,6 +89,24 @@ class AtomOutputs:
     forces: Tensor | None = None  # (atoms, 3) eV/Å, of an architecture that predicts them directly
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What ``predict`` was asked for."""
+
+    forces: bool = True
+    stress: bool = False
+    probes: Tensor | None = None
+    side: Side = "rows"
+    features: bool = False
+    gradient: bool = False
+    create_graph: bool = False
+
+    @property
+    def twice(self) -> bool:
+        """Whether forces are differentiated."""
+        return self.probes is not None and len(self.probes) > 0
+
+
 class Potential(nn.Module):
     """What can be asked of atoms, written once for all architectures.
 
@@ -144,32 +162,65 @@ class Potential(nn.Module):
         Jacobian from that ``side``; ``gradient`` for the gradient of the energy beside forces that are not made from
         it; ``create_graph`` keeps all differentiable by the parameters, for a loss. Raises CapabilityError.
         """
-        derivatives = forces or stress or gradient or probes is not None
-        with torch.set_grad_enabled(derivatives or create_graph):
-            tracked, positions, strain = differentiable(graph, strain=stress)
+        asked = _Asked(forces, stress, probes, side, features, gradient, create_graph)
+        if asked.twice and not create_graph and self.products_in_forward_mode(graph):
+            return self._predict_in_forward_mode(graph, asked, given(probes))
+        found = self._predict_in_one_pass(graph, asked)
+        return found if create_graph else found.detach()
+
+    def products_in_forward_mode(self, graph: Graph) -> bool:
+        """Whether products of the Hessian are taken forward over reverse, for the memory (``zoo/derivatives.py``)."""
+        return False
+
+    def _predict_in_one_pass(self, graph: Graph, asked: "_Asked") -> Prediction:
+        """With what history the answer needs itself, and no more."""
+        slopes = asked.twice or asked.gradient or ((asked.forces or asked.stress) and self.traits.conservative)
+        with torch.set_grad_enabled(slopes or asked.create_graph):
+            tracked, positions, strain = differentiable(graph, strain=asked.stress)
             outputs = self.atomic_outputs(tracked)
             atomic = outputs.energies.double() + self.reference_energies(graph.numbers)
             energy = sum_over_structures(atomic, graph)
-            found = Prediction(energy, atomic, features=self._features(outputs) if features else None)
-            if derivatives:
-                keep = create_graph or gradient or probes is not None
-                force, tensor = self._forces(outputs, energy, graph, positions, strain, create_graph=keep)
-                slope = self._slope(outputs, energy, force, positions, create_graph=create_graph) if gradient else None
-                products = None
-                if probes is not None:
-                    products = hessian_products(
-                        force, positions, probes, "rows" if outputs.forces is None else side, create_graph=create_graph
-                    )
-                found = replace(
-                    found,
-                    forces=force if forces else None,
-                    stress=tensor,
-                    hessian_products=products,
-                    energy_gradient=slope,
-                )
+            found = Prediction(energy, atomic, features=self._features(outputs) if asked.features else None)
+            if asked.forces or asked.stress or asked.gradient or asked.probes is not None:
+                found = self._with_derivatives(found, asked, outputs, graph, positions, strain)
         if not self.traits.energies:
             found = replace(found, energy=torch.full_like(energy, torch.nan), atomic_energies=None)
-        return found if create_graph else found.detach()
+        return found
+
+    def _with_derivatives(
+        self,
+        found: Prediction,
+        asked: "_Asked",
+        outputs: AtomOutputs,
+        graph: Graph,
+        positions: Tensor,
+        strain: Tensor | None,
+    ) -> Prediction:
+        create_graph = asked.create_graph
+        keep = create_graph or asked.gradient or asked.twice
+        force, stress = self._forces(outputs, found.energy, graph, positions, strain, create_graph=keep)
+        slope, products = None, None
+        if asked.gradient:
+            slope = self._slope(outputs, found.energy, force, positions, create_graph=create_graph)
+        if asked.probes is not None:
+            side = "rows" if outputs.forces is None else asked.side
+            products = hessian_products(force, positions, asked.probes, side, create_graph=create_graph)
+        forces = force if asked.forces else None
+        return replace(found, forces=forces, stress=stress, hessian_products=products, energy_gradient=slope)
+
+    def _predict_in_forward_mode(self, graph: Graph, asked: "_Asked", probes: Tensor) -> Prediction:
+        """Each product in a pass of its own, of which the first answers the rest."""
+        found: list[Prediction] = []
+        of_a_pass = replace(asked, probes=None, forces=True)
+
+        def forces_at(positions: Tensor) -> Tensor:
+            answer = self._predict_in_one_pass(graph.with_geometry(positions, graph.cells), of_a_pass)
+            if not found:
+                found.append(answer.detach())
+            return given(answer.forces)
+
+        products = forward_columns(forces_at, graph.positions, probes)
+        return replace(found[0], hessian_products=products, forces=found[0].forces if asked.forces else None)
 
     def hessian(self, graph: Graph, rows: Tensor | None = None) -> Tensor:
         """(rows, 3·atoms) eV/Å²: rows of the Hessian of one structure, all of them by default.
@@ -180,6 +231,9 @@ class Potential(nn.Module):
         if graph.num_structures != 1:
             raise CapabilityError(f"a Hessian of {graph.num_structures} structures at once; ask for one at a time")
         wanted = torch.arange(3 * graph.num_atoms, device=graph.positions.device) if rows is None else rows
+        if self.products_in_forward_mode(graph):
+            found = self.predict(graph, forces=False, probes=one_hot_probes(wanted.reshape(1, -1), graph))
+            return given(found.hessian_products).reshape(len(wanted), 3 * graph.num_atoms)
         with torch.enable_grad():
             tracked, positions, _ = differentiable(graph, strain=False)
             outputs = self.atomic_outputs(tracked)

@@ -15,7 +15,7 @@ from zoo.hub.catalogue import entries
 from zoo.hub.folder import FolderHub
 from zoo.locate import Fetched, fetch, locate, open_hub, parse
 from zoo.naming import EngineName, Repository, default_namespace, parse_path
-from zoo.teachers import ANNOUNCED, load_teacher
+from zoo.teachers import ANNOUNCED, load_teacher, needs_weights
 
 _PACKED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst", ".zip")
 
@@ -79,6 +79,11 @@ def _published(name: str) -> EngineName | Repository:
     entry = entries().get(found.name) if isinstance(found, EngineName) else None
     if entry is not None and entry.name in ANNOUNCED:
         load_teacher(entry.name)  # which says why not
+    if entry is not None and entry.status == "package" and needs_weights(entry.name):
+        family = entry.name.partition("/")[0]
+        raise ConfigError(
+            f"{name} is on no hub, for each machine converts its weights; run there: zoo convert {family}"
+        )
     if entry is not None and entry.status == "package":
         raise ConfigError(f"{name} comes with the package {entry.package}; run: pip download {entry.package}")
     return found

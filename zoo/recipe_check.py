@@ -17,7 +17,7 @@ from zoo.naming import is_engine_name
 from zoo.neighbors import build_graph
 from zoo.potential import Traits
 from zoo.recipe import Recipe, loss_from, read_recipe, recipe_folder
-from zoo.teachers import ANNOUNCED
+from zoo.teachers import stated_traits
 
 CUTOFFS = (3.0, 12.0)  # Å: in less, an atom sees its bonds alone; in more, a few hundred others
 
@@ -90,7 +90,7 @@ def _complaints(recipe: Recipe, document: Document) -> Iterator[Complaint]:
 
 def known_traits(teacher: str) -> Traits | None:
     """What a teacher gives, where that is known before it is loaded."""
-    return ANNOUNCED[teacher].traits if teacher in ANNOUNCED else _TRAITS.get(teacher)
+    return stated_traits(teacher) or _TRAITS.get(teacher)
 
 
 def _source_complaints(recipe: Recipe) -> Iterator[Complaint]:

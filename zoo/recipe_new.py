@@ -29,7 +29,7 @@ from zoo.naming import is_engine_name
 from zoo.potential import Traits
 from zoo.recipe import Division, OwnData, Split
 from zoo.recipe_check import check_recipe_file, known_traits
-from zoo.teachers import ANNOUNCED, teacher_names
+from zoo.teachers import absent, teacher_names
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -255,9 +255,8 @@ def _known_teacher(teacher: str) -> Entry:
     """What the catalogue says of a teacher; warns of one that cannot be run. Raises UnknownNameError."""
     if teacher not in teacher_names():
         raise UnknownNameError(f"no teacher is called {teacher!r}; known are {', '.join(teacher_names())}")
-    if teacher in ANNOUNCED:
-        text = f"{teacher} cannot be run: {ANNOUNCED[teacher].reason}; {ANNOUNCED[teacher].instead} can"
-        warnings.warn(text, ZooWarning, stacklevel=3)
+    if why := absent(teacher):
+        warnings.warn(f"{teacher} cannot be run: {why}", ZooWarning, stacklevel=3)
     return entries()[teacher]
 
 

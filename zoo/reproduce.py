@@ -18,7 +18,7 @@ from zoo.data.labels import LabelPlan
 from zoo.errors import ConfigError, LabelError, UnknownNameError
 from zoo.estimate import estimate
 from zoo.estimate import text as estimate_text
-from zoo.evaluate.report import ENGINES, OLDER, QUANTITIES, Bands, Figures, Report, number
+from zoo.evaluate.report import OLDER, QUANTITIES, Bands, Report, number
 from zoo.files import sha256_file
 from zoo.locate import fetch, locate, open_hub, parse
 from zoo.naming import FORMS, EngineName, default_namespace
@@ -219,9 +219,8 @@ def reproduce(published: Published, run: Run) -> Reproduction:
 def compare_reports(published: Report, found: Report) -> Iterator[Row]:
     """All figures that either report has, but times and what is newer than the published report."""
     for quantity in QUANTITIES:
-        for engine in ENGINES:
-            before: Figures = getattr(published, engine)
-            old, new = (getattr(figures, quantity.key) for figures in (before, getattr(found, engine)))
+        for engine, before in published.engines.items():
+            old, new = getattr(before, quantity.key), getattr(found.engines.get(engine), quantity.key, None)
             newer = before.reasons.get(quantity.key) == OLDER
             if quantity.key in _TIMES or newer or old is new is None:
                 continue

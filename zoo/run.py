@@ -61,6 +61,11 @@ class Run:
         return cls(recipe, folder or Path("runs") / recipe.name, replace=replace, workers=workers)
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of this recipe, in order: where nothing is learned from the teacher, there is no twin."""
+        return tuple(stage for stage in STAGES if stage != "twin" or self.recipe.distils)
+
+    @property
     def workers(self) -> Workers:
         """Who works together now: nobody else while the main one does a stage of its own."""
         return self._workers if self._own is None else ALONE

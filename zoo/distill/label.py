@@ -21,6 +21,7 @@ from zoo.neighbors import build_graph
 from zoo.ops import deterministic
 from zoo.potential import Prediction, given
 from zoo.recipe import LabelsSection, Precision, Recipe, loss_from
+from zoo.students.gemnet_oc import GemNetOCStudentConfig, mismatch
 from zoo.teachers import Teacher
 
 _LOOK_SECONDS = 1.0
@@ -63,6 +64,8 @@ def check_teacher(recipe: Recipe, teacher: Teacher) -> None:
     for line, (wrong, what) in complaints.items():
         if wrong:
             raise CapabilityError(f"{line} cannot be had: {teacher.name} {what}")
+    if isinstance(recipe.student, GemNetOCStudentConfig) and (problem := mismatch(recipe.student, teacher.potential)):
+        raise CapabilityError(f"{teacher.name} cannot be fine-tuned: {problem}")
 
 
 def label_plan(

@@ -10,6 +10,7 @@ from zoo.students import StudentConfig
 
 # keys that recipes once did not have; at these values a training is what it was, and so is its digest
 _AS_EVER = {
+    "start": "fresh",
     "epochs": None,
     "schedule": "cosine",
     "plateau_factor": 0.8,
@@ -50,4 +51,4 @@ class Task:
 def needs_teacher(task: Task) -> bool:
     """Whether the teacher itself is wanted while a student is trained, not its labels alone."""
     asked = task.weights.hessian > 0 and task.weights.hessian_from == "teacher"
-    return asked or task.config.teacher_channels > 0
+    return asked or task.config.teacher_channels > 0 or task.training.start == "teacher"

@@ -40,7 +40,8 @@ def train(
 ) -> Student:
     """Fits a student, going on from the checkpoint in ``folder`` if there is one, and returns its averaged weights.
 
-    A teacher is needed where it is asked at each step, or where the student has its table of elements. Raises
+    A teacher is needed where it is asked at each step, where the student has its table of elements, and where it starts
+    from its weights. Raises
     ConfigError where the checkpoint is of another task or the warm-up as long as the training, LabelError where a label
     is missing that a term learns from, DivergedError where loss or gradient are not finite; the last good checkpoint
     stays.
@@ -100,6 +101,8 @@ def start(
     student = build_student(task.config, torch.Generator().manual_seed(task.seed))
     if task.config.teacher_channels:
         student.set_teacher_embedding(_teacher_embedding(student, teacher))
+    if task.training.start == "teacher":
+        student.start_from(_teacher_to_start_from(teacher))
     fit_references(student, examples, task.weights)
     student.to(DTYPES[task.training.dtype])
     apprentice = Apprentice(student, _projection(student, examples, task, random))
@@ -327,6 +330,12 @@ def _potential_to_ask(task: Task, teacher: Teacher | None) -> Potential | None:
         return None
     if teacher is None:
         raise CapabilityError("loss.hessian_from is teacher, and there is none; give train its teacher")
+    return teacher.potential
+
+
+def _teacher_to_start_from(teacher: Teacher | None) -> Potential:
+    if teacher is None:
+        raise CapabilityError("training.start is teacher, and there is none; give train its teacher")
     return teacher.potential
 
 

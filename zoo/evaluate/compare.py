@@ -1,10 +1,9 @@
-"""Student, undistilled twin and teacher, measured in the same way in one run."""
+"""Student, teacher and, where there is one, undistilled twin, measured in the same way in one run."""
 
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +14,17 @@ from tqdm import tqdm
 
 from zoo.calculator import ZooCalculator
 from zoo.config import write_json
-from zoo.data.labels import Labels
 from zoo.data.structures import dataset_prediction, perfect_crystal
 from zoo.derivatives import asymmetry
 from zoo.errors import CapabilityError, LabelError, MissingPackageError, ZooError
 from zoo.evaluate.accuracy import Accuracy, DatasetErrors, accuracy, against_dataset
+from zoo.evaluate.contest import Contest, Measurements
 from zoo.evaluate.dynamics import Dynamics, nve
 from zoo.evaluate.elasticity import Elasticity, equation_of_state
 from zoo.evaluate.environment import hardware, versions
-from zoo.evaluate.figures import energy_drift, force_parity, learning_curve, phonon_bands
+from zoo.evaluate.figures import draw
 from zoo.evaluate.modes import LARGEST, mode_frequencies, mode_mae
-from zoo.evaluate.phonons import DISPLACEMENT, MESH, Bands, Phonons, phonon_mae, phonons
+from zoo.evaluate.phonons import DISPLACEMENT, MESH, Phonons, phonon_mae, phonons
 from zoo.evaluate.report import (
     REFERENCE,
     AccuracySettings,
@@ -43,7 +42,6 @@ from zoo.evaluate.speed import Timing, time_calls
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
 from zoo.recipe import Cells, Crystal, Recipe
-from zoo.students import Student
 from zoo.units import MEV_PER_EV
 
 M = TypeVar("M")
@@ -52,54 +50,21 @@ ERRORS = ("energy_mae_meV_atom", "force_mae_meV_A", "stress_mae_GPa", "hessian_m
 DATASET = ("dataset_energy_mae_meV_atom", "dataset_force_mae_meV_A")
 PHONONS = ("phonon_mae_THz", "max_frequency_THz")
 ELASTICITY = ("lattice_constant_A", "bulk_modulus_GPa")
+AGAINST_TEACHER = (*ERRORS, "mode_mae_THz", "phonon_mae_THz")
 NO_CRYSTAL = "the recipe has no crystal"
-
-
-@dataclass(frozen=True)
-class Contest:
-    """Who is compared, on what."""
-
-    recipe: Recipe
-    teacher: Potential
-    student: Student
-    twin: Student
-    structures: list[Atoms]  # the test split
-    labels: Labels  # of the test split
-    run: Path  # where train/ and twin/ left their metrics
-
-    @property
-    def engines(self) -> dict[EngineName, Potential]:
-        return {"teacher": self.teacher, "student": self.student, "twin": self.twin}
-
-    @property
-    def vibrating(self) -> Atoms | None:
-        """The test structure whose eigenfrequencies are compared."""
-        return next((atoms for atoms in self.structures if 1 < len(atoms) <= LARGEST), None)
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """What was measured, by engine; what could not be is missing here and has its reason."""
-
-    accuracy: dict[EngineName, Accuracy]  # of student and twin; the teacher is the reference
-    dataset: dict[EngineName, DatasetErrors]
-    modes: dict[EngineName, np.ndarray]  # (modes,) THz
-    phonons: dict[EngineName, Phonons]
-    elasticity: dict[EngineName, Elasticity]
-    dynamics: dict[EngineName, Dynamics]
-    timing: dict[str, Timing]
-    reasons: dict[EngineName, dict[str, str]]
+NO_DATASET = "the test structures bring no labels of a data set"
+NOT_TAUGHT = "the student learned from a data set, not from its teacher"
 
 
 def compare(contest: Contest, folder: Path) -> Report:
-    """Measures all three, writes figures and, last, ``report.json`` into ``folder``.
+    """Measures all of them, writes figures and, last, ``report.json`` into ``folder``.
 
     A measurement that fails for one engine, such as the equation of state of a twin that has no minimum, does not
     stop the others; its reason stands in the report. Raises MissingPackageError.
     """
     absent = _absent(contest)
     reasons: dict[EngineName, dict[str, str]] = {name: dict(absent) for name in contest.engines}
-    errors = _each(contest, reasons, ERRORS, _accuracy, without="teacher")
+    errors = _each(contest, reasons, ERRORS if contest.taught else DATASET, _accuracy, without="teacher")
     measured = Measurements(
         accuracy=errors,
         dataset=_each(
@@ -113,7 +78,7 @@ def compare(contest: Contest, folder: Path) -> Report:
         reasons=reasons,
     )
     report = _report(contest, measured)
-    _draw(contest, measured, folder / "figures")
+    draw(contest, measured, folder / "figures")
     write_json(folder / "report.json", report)
     return report
 
@@ -127,14 +92,22 @@ def require_packages() -> None:
 
 def _absent(contest: Contest) -> dict[str, str]:
     """What is measured of no engine, and why."""
-    absent: dict[str, str] = {}
-    traits, structures = contest.teacher.traits, contest.structures
+    absent = _absent_errors(contest) if contest.taught else dict.fromkeys(AGAINST_TEACHER, NOT_TAUGHT)
     if contest.recipe.structures.crystal is None:
         absent |= dict.fromkeys((*PHONONS, *ELASTICITY), NO_CRYSTAL)
-        if contest.vibrating is None:
-            absent["mode_mae_THz"] = f"no test structure has 2 to {LARGEST} atoms"
-    else:
+    if all(atoms.calc is None for atoms in contest.structures):
+        absent |= dict.fromkeys(DATASET, NO_DATASET)
+    return absent
+
+
+def _absent_errors(contest: Contest) -> dict[str, str]:
+    """Which errors against the teacher are measured of no engine, and why."""
+    absent: dict[str, str] = {}
+    traits, structures = contest.teacher.traits, contest.structures
+    if contest.recipe.structures.crystal is not None:
         absent["mode_mae_THz"] = "phonons tell more of a crystal"
+    elif contest.vibrating is None:
+        absent["mode_mae_THz"] = f"no test structure has 2 to {LARGEST} atoms"
     if not traits.energies:
         absent["energy_mae_meV_atom"] = "the teacher gives no energies"
     if not any(all(atoms.pbc) for atoms in structures):
@@ -143,8 +116,6 @@ def _absent(contest: Contest) -> dict[str, str]:
         absent["stress_mae_GPa"] = "the teacher gives no stress"
     if contest.recipe.labels.probes == "none":
         absent["hessian_mae_eV_A2"] = "the labels hold no Hessian products"
-    if all(atoms.calc is None for atoms in structures):
-        absent |= dict.fromkeys(DATASET, "the test structures bring no labels of a data set")
     return absent
 
 
@@ -171,7 +142,7 @@ def _each(
 def _accuracy(contest: Contest, name: EngineName) -> Accuracy:
     labels = list(contest.labels)
     predictions = [label.prediction() for label in labels]
-    probes = [label.probes for label in labels]
+    probes = [label.probes for label in labels] if contest.taught else []
     side = contest.recipe.labels.side
     return accuracy(contest.engines[name], contest.structures, predictions, probes, side=side)
 
@@ -180,14 +151,14 @@ def _against_dataset(contest: Contest, own: Accuracy | None, name: EngineName) -
     """Of the teacher its labels are compared, of the others what they were just asked."""
     if name == "teacher":
         energies = np.array([label.energy.item() / len(label.forces) for label in contest.labels])
-        forces = torch.cat([label.forces for label in contest.labels]).double().numpy()
+        forces = contest.teacher_forces
     elif own is None:
         raise LabelError("its errors could not be measured")
     else:
         energies, forces = own.energies, own.forces
     found = against_dataset(contest.structures, energies, forces)
     if found is None:
-        raise LabelError("the test structures bring no labels of a data set")
+        raise LabelError(NO_DATASET)
     return found
 
 
@@ -283,13 +254,10 @@ def _report(contest: Contest, measured: Measurements) -> Report:
         name=contest.recipe.name,
         teacher=figures["teacher"],
         student=figures["student"],
-        twin=figures["twin"],
+        twin=figures.get("twin"),
         speedup=speedup(figures["teacher"], figures["student"]),
         parameters=parameters,
-        training_seconds={
-            "student": _seconds(contest.run / "train"),
-            "twin": _seconds(contest.run / "twin"),
-        },
+        training_seconds={name: _seconds(folder) for name, folder in contest.trained.items()},
         settings=_settings(contest, measured),
         hardware=hardware(),
         versions=versions(),
@@ -300,7 +268,7 @@ def _figures(name: EngineName, measured: Measurements) -> Figures:
     values: dict[str, float | None] = {}
     reasons = dict(measured.reasons[name])
     if name == "teacher":
-        reasons = dict.fromkeys((*ERRORS, "phonon_mae_THz", "mode_mae_THz"), REFERENCE) | reasons
+        reasons = dict.fromkeys(AGAINST_TEACHER, REFERENCE) | reasons
     elif name in measured.accuracy:
         values |= {key: getattr(measured.accuracy[name], key) for key in ERRORS}
     values |= _harmonic_figures(name, measured)
@@ -317,7 +285,7 @@ def _figures(name: EngineName, measured: Measurements) -> Figures:
     if name in measured.timing:
         values["ms_per_call"] = measured.timing[name].median_ms
     return Figures.of(
-        {key: value for key, value in values.items() if value is not None},
+        {key: value for key, value in values.items() if value is not None and key not in measured.reasons[name]},
         reasons,
         "it could not be compared with the teacher",
     )
@@ -360,7 +328,7 @@ def _accuracy_settings(contest: Contest) -> AccuracySettings:
         structures=len(contest.structures),
         atoms=sum(len(atoms) for atoms in contest.structures),
         mean_force_meV_A=_mean_force(contest),
-        probes=max(len(label.probes) for label in contest.labels),
+        probes=max(len(label.probes) for label in contest.labels) if contest.taught else 0,
         probe_kind=contest.recipe.labels.probes,
         description=_test_split(contest.recipe),
         dataset_structures=sum(dataset_prediction(atoms) is not None for atoms in contest.structures),
@@ -369,8 +337,8 @@ def _accuracy_settings(contest: Contest) -> AccuracySettings:
 
 
 def teacher_asymmetry(contest: Contest) -> float | None:
-    """Of the Jacobian of its forces, in the smallest test structure; None where they are a gradient."""
-    if contest.teacher.traits.conservative:
+    """Of the Jacobian of its forces, in the smallest test structure; None where they are a gradient, or not learned."""
+    if contest.teacher.traits.conservative or not contest.taught:
         return None
     smallest = min(contest.structures, key=len)
     with in_float64(contest.teacher) as teacher:
@@ -390,9 +358,10 @@ def _phonon_settings(recipe: Recipe) -> PhononSettings | None:
     )
 
 
-def _mean_force(contest: Contest) -> float:
-    forces = torch.cat([label.forces for label in contest.labels])
-    return float(forces.abs().mean()) * MEV_PER_EV
+def _mean_force(contest: Contest) -> float | None:
+    forces = np.abs(contest.teacher_forces if contest.taught else contest.dataset_forces)
+    forces = forces[~np.isnan(forces)]
+    return float(forces.mean()) * MEV_PER_EV if forces.size else None
 
 
 def _dynamics_settings(contest: Contest, name: EngineName, run: Dynamics) -> DynamicsSettings:
@@ -405,38 +374,6 @@ def _dynamics_settings(contest: Contest, name: EngineName, run: Dynamics) -> Dyn
         temperature_K=section.initial_temperature,
         completed=run.completed,
     )
-
-
-def _draw(contest: Contest, measured: Measurements, folder: Path) -> None:
-    """A figure for each measurement that came to something."""
-    name = contest.recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
-    if measured.accuracy:
-        forces: dict[str, np.ndarray] = {engine: found.forces for engine, found in measured.accuracy.items()}
-        labelled = next(iter(measured.accuracy.values())).labelled_forces
-        force_parity(folder / "force_parity.png", name, labelled, forces)
-    if measured.phonons:
-        bands: dict[str, Bands] = {engine: found.bands for engine, found in measured.phonons.items()}
-        phonon_bands(folder / "phonon_bands.png", name, bands)
-    if measured.dynamics:
-        energy_drift(
-            folder / "energy_drift.png", name, {str(engine): found for engine, found in measured.dynamics.items()}
-        )
-    curves = {
-        engine: _validation_curve(contest.run / stage) for engine, stage in (("student", "train"), ("twin", "twin"))
-    }
-    learning_curve(folder / "training.png", name, curves, x_label="step", y_label="validation force error (eV/Å)")
-
-
-def _validation_curve(folder: Path) -> tuple[list[float], list[float]]:
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    forces = [(record["step"], record.get("force", record.get("teacher_force"))) for record in records]
-    kept = [
-        (step, error)
-        for (step, error), record in zip(forces, records, strict=True)
-        if error is not None and record["split"] == "validation"
-    ]
-    return [step for step, _ in kept], [error for _, error in kept]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The pictures of a card, each written to one PNG. Drawn without a display and without global state."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.errors import MissingPackageError
+from zoo.evaluate.contest import Contest, Measurements
 from zoo.evaluate.dynamics import Dynamics
 from zoo.evaluate.phonons import Bands
 from zoo.files import atomic_write
@@ -26,16 +28,57 @@ _DPI = 130
 _POINTS = 20_000  # of a scatter; more would only make the file larger
 
 
-def force_parity(path: Path, name: str, teacher: np.ndarray, others: Mapping[str, np.ndarray]) -> None:
-    """Force components (atoms, 3) in eV/Å of each engine against the teacher's, one panel an engine."""
+def draw(contest: Contest, measured: Measurements, folder: Path) -> None:
+    """A figure for each measurement that came to something."""
+    name = contest.recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if measured.accuracy:
+        _draw_parity(contest, measured, folder / "force_parity.png")
+    if measured.phonons:
+        bands: dict[str, Bands] = {engine: found.bands for engine, found in measured.phonons.items()}
+        phonon_bands(folder / "phonon_bands.png", name, bands)
+    if measured.dynamics:
+        runs: dict[str, Dynamics] = dict(measured.dynamics.items())
+        energy_drift(folder / "energy_drift.png", name, runs)
+    curves = {str(engine): _validation_curve(trained) for engine, trained in contest.trained.items()}
+    learning_curve(folder / "training.png", name, curves, x_label="step", y_label="validation force error (eV/Å)")
+
+
+def _draw_parity(contest: Contest, measured: Measurements, path: Path) -> None:
+    """Against the teacher; where the student learned from a data set, student and teacher against that."""
+    name = contest.recipe.name
+    forces: dict[str, np.ndarray] = {engine: found.forces for engine, found in measured.accuracy.items()}
+    if contest.taught:
+        force_parity(path, name, contest.teacher_forces, forces)
+        return
+    labelled = ~np.isnan(contest.dataset_forces[:, 0])  # (atoms,)
+    shown = {engine: own[labelled] for engine, own in ({"teacher": contest.teacher_forces} | forces).items()}
+    force_parity(path, name, contest.dataset_forces[labelled], shown, against="data set")
+
+
+def _validation_curve(folder: Path) -> tuple[list[float], list[float]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    forces = [(record["step"], record.get("force", record.get("teacher_force"))) for record in records]
+    kept = [
+        (step, error)
+        for (step, error), record in zip(forces, records, strict=True)
+        if error is not None and record["split"] == "validation"
+    ]
+    return [step for step, _ in kept], [error for _, error in kept]
+
+
+def force_parity(
+    path: Path, name: str, reference: np.ndarray, others: Mapping[str, np.ndarray], *, against: str = "teacher"
+) -> None:
+    """Force components (atoms, 3) in eV/Å of each engine against a reference of that name, one panel an engine."""
     figure = _figure(3.6 * len(others), 4.4, f"{name}: forces of the test set")
-    limit = 1.05 * max(float(np.abs(values).max()) for values in (teacher, *others.values()))
+    limit = 1.05 * max(float(np.abs(values).max()) for values in (reference, *others.values()))
     panels = figure.subplots(1, len(others), sharey=True, squeeze=False)[0]
     for panel, (engine, forces) in zip(panels, others.items(), strict=True):
-        chosen = slice(None, None, max(1, teacher.size // _POINTS))
+        chosen = slice(None, None, max(1, reference.size // _POINTS))
         panel.plot([-limit, limit], [-limit, limit], color="0.6", linewidth=0.8, zorder=1)
         panel.plot(
-            teacher.ravel()[chosen],
+            reference.ravel()[chosen],
             forces.ravel()[chosen],
             ".",
             color=_color(engine),
@@ -44,9 +87,9 @@ def force_parity(path: Path, name: str, teacher: np.ndarray, others: Mapping[str
             markeredgewidth=0,
             zorder=2,
         )
-        error = float(np.abs(forces - teacher).mean()) * MEV_PER_EV
+        error = float(np.abs(forces - reference).mean()) * MEV_PER_EV
         panel.set_title(f"{_legend(engine)}, mean error {error:.3g} meV/Å", fontsize=9.5)
-        panel.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="teacher (eV/Å)")
+        panel.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel=f"{against} (eV/Å)")
         panel.locator_params(nbins=9, steps=[1, 2, 5, 10])
     panels[0].set_ylabel("engine (eV/Å)")
     _save(figure, path)

@@ -1,4 +1,4 @@
-"""What evaluation measured: one set of figures for the teacher, the student and its undistilled twin."""
+"""What evaluation measured: one set of figures for the teacher, the student and its undistilled twin, if it has one."""
 
 import textwrap
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from zoo.config import Config
 
-ENGINES: tuple["EngineName", ...] = ("teacher", "student", "twin")
 EngineName = Literal["teacher", "student", "twin"]
+Trained = Literal["student", "twin"]
 DATASET_ENERGIES = "of energies, the mean difference of each composition is taken away first"
 WIDTH = 80  # columns of the terminal table
 LABEL = 22  # of them, for the names of the figures
@@ -105,13 +105,15 @@ class AccuracySettings(Config):
     structures: int = Field(ge=1)
     atoms: int = Field(ge=1)  # of all structures together
     probes: int = Field(ge=0)  # Hessian products of each structure
-    mean_force_meV_A: float | None = Field(None, ge=0)  # mean |component| of the labels: the scale of a force error
+    mean_force_meV_A: float | None = Field(
+        None, ge=0
+    )  # mean |component| of the labels that errors are against: their scale
     probe_kind: str  # "rademacher" or "rows": a Hessian error is comparable with one of the same kind alone
     description: str  # what the test split is, in a phrase
     dataset_structures: int = Field(0, ge=0)  # of them, those with labels of their data set
     teacher_asymmetry: float | None = Field(
         None, ge=0
-    )  # of its Jacobian: mean |A − Aᵀ| over mean |A|; None is exactly 0
+    )  # of its Jacobian: mean |A − Aᵀ| over mean |A|; None is exactly 0, or of no concern
 
 
 class VibrationSettings(Config):
@@ -194,20 +196,26 @@ class Bands(Config):
 
 
 class Report(Config):
-    """``report.json``: the figures of the three, with the hardware and versions that gave them."""
+    """``report.json``: the figures of the engines, with the hardware and versions that gave them."""
 
     format: Literal[1] = 1
     name: str
     teacher: Figures
     student: Figures
-    twin: Figures  # the same student trained without Hessians, as long and on the same structures
+    twin: Figures | None = None  # the student trained without what only a teacher gives; None where that is nothing
     speedup: float | None = Field(None, gt=0)  # the teacher's time over the student's
     parameters: int = Field(ge=1)  # of the student
-    training_seconds: dict[Literal["student", "twin"], float] = Field(default_factory=dict)
+    training_seconds: dict[Trained, float] = Field(default_factory=dict)
     bands: Bands = Bands()  # in which the figures lie when the recipe is run again
     settings: Settings
     hardware: dict[str, str | int | float | None]
     versions: dict[str, str]
+
+    @property
+    def engines(self) -> dict[EngineName, Figures]:
+        """The figures of those that were measured, in the order of a table's columns."""
+        found: dict[EngineName, Figures] = {"teacher": self.teacher, "student": self.student}
+        return found if self.twin is None else found | {"twin": self.twin}
 
     @model_validator(mode="after")
     def _speedup_is_the_ratio(self) -> Self:
@@ -228,7 +236,7 @@ def speedup(teacher: Figures, student: Figures) -> float | None:
 
 def table(report: Report) -> str:
     """The figures side by side, for a terminal of 80 columns, with the reasons of the gaps below."""
-    head = f"{'':<{LABEL + 12}}" + "".join(f"{engine:>14}" for engine in ENGINES)
+    head = f"{'':<{LABEL + 12}}" + "".join(f"{engine:>14}" for engine in report.engines)
     rows = [_row(report, quantity) for quantity in rows_of(report)]
     return "\n".join([report.name, "", head, "-" * len(head), *rows, "", *_remarks(report)]) + "\n"
 
@@ -238,7 +246,7 @@ def rows_of(report: Report) -> list[Quantity]:
     return [
         quantity
         for quantity in QUANTITIES
-        if any(getattr(getattr(report, engine), quantity.key) is not None for engine in ENGINES)
+        if any(getattr(figures, quantity.key) is not None for figures in report.engines.values())
     ]
 
 
@@ -268,8 +276,7 @@ def cell(figures: Figures, key: str) -> str:
 def gaps(report: Report) -> list[str]:
     """One phrase for each reason why figures are missing, naming the engines and the figures."""
     found: dict[tuple[str, str], list[str]] = {}
-    for engine in ENGINES:
-        figures: Figures = getattr(report, engine)
+    for engine, figures in report.engines.items():
         for quantity in QUANTITIES:
             reason = figures.reasons.get(quantity.key, REFERENCE)
             if reason not in (REFERENCE, OLDER):
@@ -295,7 +302,7 @@ def asymmetry_remarks(report: Report) -> list[str]:
 
 
 def _row(report: Report, quantity: Quantity) -> str:
-    values = [cell(getattr(report, engine), quantity.key) for engine in ENGINES]
+    values = [cell(figures, quantity.key) for figures in report.engines.values()]
     return f"{quantity.label:<{LABEL}}{quantity.unit:<12}" + "".join(f"{value:>14}" for value in values)
 
 
@@ -305,12 +312,10 @@ def _remarks(report: Report) -> list[str]:
         timing = report.settings.timing
         where = f" ({timing.atoms} atoms, {timing.threads} threads, {timing.device})" if timing else ""
         remarks.append(f"The student answers {times(report.speedup)} times as fast as its teacher{where}.")
-    remarks.append("Errors are against the teacher. The twin is the same student trained without Hessians.")
-    if report.settings.accuracy and report.settings.accuracy.dataset_structures:
-        remarks.append(f"Those of the data set are against its own labels; {DATASET_ENERGIES}.")
+    remarks += _error_remarks(report)
     remarks += asymmetry_remarks(report)
     runs = report.settings.dynamics
-    measured = any(getattr(report, engine).drift_meV_atom_ps is not None for engine in ENGINES)
+    measured = any(figures.drift_meV_atom_ps is not None for figures in report.engines.values())
     if measured and len({(run.atoms, run.steps) for run in runs.values()}) > 1:
         told = [
             f"{engine} {run.atoms} atoms for {run.steps * run.timestep_fs / 1000:g} ps" for engine, run in runs.items()
@@ -318,6 +323,17 @@ def _remarks(report: Report) -> list[str]:
         remarks.append(f"The drifts are of different runs: {listed(told)}.")
     remarks += [f"- {gap}" for gap in gaps(report)]
     return [line for remark in remarks for line in textwrap.wrap(remark, WIDTH, subsequent_indent="  ")]
+
+
+def _error_remarks(report: Report) -> list[str]:
+    """What the errors are against."""
+    errors = report.settings.accuracy
+    labelled = errors is not None and errors.dataset_structures > 0
+    if report.twin is None:
+        told = "The student learned from a data set, and nothing from its teacher."
+        return [told, f"Errors are against the labels of the data set; {DATASET_ENERGIES}."] if labelled else [told]
+    told = "Errors are against the teacher. The twin is the same student trained without Hessians."
+    return [told, f"Those of the data set are against its own labels; {DATASET_ENERGIES}."] if labelled else [told]
 
 
 def listed(words: list[str]) -> str:

@@ -1,6 +1,6 @@
 """What decides the shape of a GemNet-OC, by the names that published checkpoints give it, and the two sizes of JMP."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,13 +11,15 @@ _Layers = Annotated[int, Field(ge=0, le=16)]
 _Number = Annotated[int, Field(ge=1, le=120)]
 
 
-class GemNetOCConfig(Config):
-    """By default JMP-S with forces along edges.
+class Shape(Config):
+    """The layers, the neighbours that are kept, and where forces come from; by default JMP-S, forces along edges.
 
-    All four kinds of edges end at ``cutoff``; each atom keeps the nearest so many of each kind. Distances are seen as
-    fractions of ``basis_cutoff``, where the envelope ends, which may be farther: JMP was pre-trained on molecules with
-    8 Å and 12 Å. Outputs of the network are multiplied by the scales.
+    Each atom keeps the nearest so many neighbours for each kind of edge. Distances are seen as fractions of
+    ``basis_cutoff``, where the envelope ends, which may be farther than the cutoff: JMP was pre-trained on molecules
+    with 8 Å and 12 Å.
     """
+
+    TOLD: ClassVar = {"num_blocks", "emb_size_atom", "emb_size_edge", "forces"}  # to a person who looks at an engine
 
     num_blocks: int = Field(4, ge=1, le=16)
     emb_size_atom: _Size = 256
@@ -41,13 +43,18 @@ class GemNetOCConfig(Config):
     num_atom_emb_layers: _Layers = 2
     num_global_out_layers: _Layers = 2
     num_elements: _Number = 120
-    cutoff: float = Field(12.0, gt=0, le=20)  # Å
     basis_cutoff: float = Field(12.0, gt=0, le=20)  # Å
     max_neighbors: int = Field(30, ge=1)  # edges with messages, of which one direction of each pair is kept
     max_neighbors_aeaint: int = Field(20, ge=1)  # between atoms and edges
     max_neighbors_qint: int = Field(8, ge=1)  # in the middle of quadruplets
     max_neighbors_aint: int = Field(1000, ge=1)  # between atoms
     forces: Literal["direct", "gradient"] = "direct"
+
+
+class GemNetOCConfig(Shape):
+    """A whole network. All four kinds of edges end at ``cutoff``; outputs are multiplied by the scales."""
+
+    cutoff: float = Field(12.0, gt=0, le=20)  # Å
     energies: bool = True  # whether there is a head for energies
     energy_bias: bool = False  # as the heads of pre-training have it
     energy_scale: float = Field(1.0, gt=0)  # eV

@@ -152,19 +152,20 @@ class InteractionBlock(nn.Module):
         self.concat_layer = EdgeEmbedding(atom, edge, edge)
         self.residual_m = nn.Sequential(*residuals(edge, config.num_concat))
 
-    def forward(self, atoms: Tensor, messages: Tensor, basis: Basis) -> tuple[Tensor, Tensor]:
+    def hear(self, atoms: Tensor, messages: Tensor, basis: Basis) -> tuple[Tensor]:
+        """(edges, emb_size_edge) What edges hear of edges and atoms around them."""
+        own: Tensor = self.dense_ca(messages)  # (edges, emb_size_edge)
+        triplets: Tensor = self.trip_interaction(messages, basis)
+        quadruplets: Tensor = self.quad_interaction(messages, basis)
+        of_atoms: Tensor = self.atom_edge_interaction(atoms, basis)
+        return ((own + triplets + quadruplets + of_atoms) / 2,)
+
+    def update(self, atoms: Tensor, messages: Tensor, heard: Tensor, basis: Basis) -> tuple[Tensor, Tensor]:
+        """The atoms and messages of the next block."""
         main = basis.graphs.main
-        heard = self._hear(atoms, messages, basis)  # (edges, emb_size_edge)
         atoms = atoms + self.edge_atom_interaction(messages, basis) + self.atom_interaction(atoms, basis)
         atoms = self.atom_emb_layers(atoms * THIRD_ROOT)  # (atoms, emb_size_atom)
         messages = self.layers_after_skip((messages + self.layers_before_skip(heard)) * HALF_ROOT)
         atoms = (atoms + self.atom_update.update(messages, basis.update_radial, main)) * HALF_ROOT
         told = self.residual_m(self.concat_layer(atoms, messages, main))  # (edges, emb_size_edge)
         return atoms, (messages + told) * HALF_ROOT
-
-    def _hear(self, atoms: Tensor, messages: Tensor, basis: Basis) -> Tensor:
-        own: Tensor = self.dense_ca(messages)  # (edges, emb_size_edge)
-        triplets: Tensor = self.trip_interaction(messages, basis)
-        quadruplets: Tensor = self.quad_interaction(messages, basis)
-        of_atoms: Tensor = self.atom_edge_interaction(atoms, basis)
-        return (own + triplets + quadruplets + of_atoms) / 2

@@ -6,21 +6,31 @@ and directly. Parameters have the names of a fine-tuned checkpoint: ``embedding`
 
 Which neighbours an atom hears of depends on their order where more are near than are kept (``find_graphs``): then
 energies depend on the order of atoms, and jump when the nearest change. Derivatives by differences are unsafe there.
+
+Where a gradient by positions would keep more than ``WORKING_MEMORY``, blocks are computed again when it is taken
+(``zoo/recompute.py``), and products of the Hessian are taken forward over reverse: in a tenth of the memory.
 """
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from zoo.gemnet_oc.activation import ScaledSiLU
 from zoo.gemnet_oc.basis import Bases, Basis
 from zoo.gemnet_oc.config import GemNetOCConfig
-from zoo.gemnet_oc.graphs import Edges, find_graphs
+from zoo.gemnet_oc.graphs import Edges, Graphs, find_graphs
 from zoo.gemnet_oc.interactions import InteractionBlock
 from zoo.gemnet_oc.layers import HALF_ROOT, AtomUpdate, Dense, ScaleFactor, residuals
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.potential import AtomOutputs, Potential, Traits
+from zoo.recompute import Result, recomputed
 
+WORKING_MEMORY = 3 << 30  # bytes kept for a gradient; where it would be more, blocks are computed again
+_KEPT_TWICE = 3.5  # times what a gradient keeps is about what its derivative does, in either order
 _HEAD_LAYERS = 4  # before the last
 
 
@@ -65,6 +75,7 @@ class Backbone(nn.Module):
         super().__init__()
         blocks, layers = config.num_blocks, config.num_global_out_layers
         self.config = config
+        self.working_memory = WORKING_MEMORY
         self.bases = Bases(config)
         self.int_blocks = nn.ModuleList(InteractionBlock(config) for _ in range(blocks))
         self.out_blocks = nn.ModuleList(OutputBlock(config) for _ in range(blocks + 1))
@@ -74,14 +85,55 @@ class Backbone(nn.Module):
 
     def forward(self, atoms: Tensor, graph: Graph) -> tuple[Tensor, Tensor, Tensor | None, Edges]:
         """The last embeddings of atoms, the outputs of atoms (atoms, emb_size_atom) and of edges, and these."""
-        messages, basis = self.bases(atoms, find_graphs(graph, self.config))
+        graphs = find_graphs(graph, self.config)
+        has_tangent = forward_ad.unpack_dual(graph.positions).tangent is not None
+        again = self.blocks_recomputed(
+            self.kept_bytes(graphs, atoms.element_size()) * (_KEPT_TWICE if has_tangent else 1)
+        )
+        messages, basis = self.bases(atoms, graphs)
         parts = [self.out_blocks[0](atoms, messages, basis)]
-        for block, read in zip(self.int_blocks, list(self.out_blocks)[1:], strict=True):
-            atoms, messages = block(atoms, messages, basis)
-            parts.append(read(atoms, messages, basis))
+        blocks = cast(Iterable[InteractionBlock], self.int_blocks)
+        for number, (block, read) in enumerate(zip(blocks, list(self.out_blocks)[1:], strict=True)):
+            run = recomputed if number < again else _kept
+            (heard,) = run(block.hear, atoms, messages, basis)  # (edges, emb_size_edge)
+            atoms, messages = run(block.update, atoms, messages, heard, basis)
+            parts.append(run(read, atoms, messages, basis))
         of_atoms = self.out_mlp_E([part[0] for part in parts])
         of_edges = self.out_mlp_F([part[1] for part in parts]) if self.config.forces == "direct" else None
         return atoms, of_atoms, of_edges, basis.graphs.main
+
+    def kept_bytes(self, graphs: Graphs, element_size: int) -> int:
+        """An estimate of what all layers together keep for a gradient by positions."""
+        config, main, middle = self.config, graphs.main, graphs.middle
+        residuals = config.num_before_skip + config.num_after_skip + config.num_concat
+        layers = 24 + 2 * residuals  # of which a block keeps the output at each main edge
+        if config.forces == "direct":
+            layers += 5 + 2 * config.num_atom
+        pairs = len(middle.sources) * main.width
+        by_edges = len(main.sources) * config.emb_size_edge * layers
+        by_pairs = 4 * pairs * config.num_spherical * config.emb_size_quad_in
+        by_basis = 3 * pairs * main.width * config.num_spherical
+        return element_size * (config.num_blocks * (by_edges + by_pairs) + by_basis)
+
+    def blocks_recomputed(self, kept: float) -> int:
+        """How many blocks, the first ones, are computed again when a gradient is taken that would keep so many bytes.
+
+        None where all fit into the working memory, or where parameters learn; else those that do not fit beside one
+        that is computed again.
+        """
+        if kept <= self.working_memory or self.learns():
+            return 0
+        blocks = self.config.num_blocks
+        return blocks - max(0, int(self.working_memory / kept * blocks) - 1)
+
+    def learns(self) -> bool:
+        """Whether a parameter wants a gradient, which only what is kept can give."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+
+def _kept(function: Callable[..., Result], *arguments: Any) -> Result:
+    """``function(*arguments)``, of which everything is kept for a gradient."""
+    return function(*arguments)
 
 
 class GemNetOC(Potential):
@@ -119,6 +171,13 @@ class GemNetOC(Potential):
         atoms, of_atoms, of_edges, edges = self.backbone(atoms, graph)
         energies = self.out_energy(of_atoms)[:, 0] if self.config.energies else of_atoms.new_zeros(len(of_atoms))
         return AtomOutputs(energies * self.config.energy_scale, atoms, self._forces_along(of_edges, edges))
+
+    def products_in_forward_mode(self, graph: Graph) -> bool:
+        """Where reverse over reverse, up to three times as fast, would keep more than twice the working memory."""
+        if not self.traits.conservative or self.backbone.learns():
+            return False
+        kept = self.backbone.kept_bytes(find_graphs(graph, self.config), graph.positions.element_size())
+        return kept * _KEPT_TWICE > 2 * self.backbone.working_memory
 
     def element_embeddings(self) -> Tensor:
         return self.embedding.weight.detach()[[number - 1 for number in self.elements]]

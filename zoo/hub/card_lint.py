@@ -79,6 +79,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tags": (_all(_matches(rf"[!-~]([ -~]{{0,{MAX_TAG - 2}}}[!-~])?")), f"a list of tags of up to {MAX_TAG} letters"),
     "metrics": (_all(_matches(r"[a-z0-9_]+")), "a list of identifiers"),
     "base_model": (_one_or_all(is_repository_id), "owner/repository, or a list of them"),
+    "base_model_relation": (_matches("finetune|adapter|merge|quantized"), "finetune, adapter, merge or quantized"),
     "new_version": (is_repository_id, "owner/repository"),
     "datasets": (_all(is_repository_id), "a list of owner/repository"),
     "language": (_one_or_all(_matches(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")), "a code such as en"),

@@ -47,7 +47,7 @@ from zoo.recipe.structures import (
     UnitCell,
 )
 from zoo.students import StudentConfig
-from zoo.teachers import teacher_names
+from zoo.teachers import FINE_TUNED, teacher_names
 
 
 class Lock(Config):
@@ -84,7 +84,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Recipe":
-        if not is_engine_name(self.name) or self.name in teacher_names():
+        if not is_engine_name(self.name) or (self.name in teacher_names() and self.name not in FINE_TUNED):
             raise ValueError(
                 f"name {self.name!r} is no name for an engine; expected family/engine, as in sw/my-student"
             )
@@ -131,6 +131,12 @@ class Recipe(Config):
 
     def _check_student(self) -> None:
         loss, direct = self.loss, self.student.direct
+        fine_tuned = self.student.architecture == "gemnet-oc"
+        if fine_tuned != (self.training.start == "teacher"):
+            raise ValueError(
+                f"training.start is {self.training.start}, but student.architecture is {self.student.architecture}; "
+                "gemnet-oc, and no other, starts from its teacher's weights: set start: teacher for it alone"
+            )
         if loss.gradient > 0 and not direct:
             raise ValueError(
                 f"loss.gradient ties the energy of a direct-force student to forces; the forces of "
@@ -147,6 +153,12 @@ class Recipe(Config):
             loss_from(loss, part) == "dataset" for part in ("energy", "force", "stress")
         ):
             raise ValueError("exploration finds structures that no data set has labels of; set loss.*_from to teacher")
+
+    @property
+    def distils(self) -> bool:
+        """Whether anything is learned from the teacher; else it is where the weights start, or a comparison."""
+        given = any(loss_from(self.loss, part) == "teacher" for part in ("energy", "force", "stress"))
+        return given or self.loss.undistilled() != self.loss or self.student.teacher_channels > 0
 
     @property
     def digest(self) -> str:

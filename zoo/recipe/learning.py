@@ -131,6 +131,8 @@ class LossSection(Config):
 class TrainingSection(Config):
     """How the student is fitted: AdamW, linear warm-up, decay, clipping, and an average of the weights.
 
+    With ``start: teacher`` it begins with the weights of its teacher, which has the same network, and new heads.
+
     ``steps`` or ``epochs`` say how long: epochs are as many steps each as the first of them has batches.
 
     With ``schedule: cosine`` the learning rate follows a cosine down to ``final_learning_rate``. With ``plateau`` it
@@ -139,6 +141,7 @@ class TrainingSection(Config):
     loss has none, of stress or energy) that is less by over a ten-thousandth.
     """
 
+    start: Literal["fresh", "teacher"] = "fresh"
     steps: PositiveInt | None = None
     epochs: PositiveInt | None = None
     batch_size: PositiveInt = 8  # structures at most

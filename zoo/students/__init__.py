@@ -7,11 +7,12 @@ from pydantic import Field
 
 from zoo.students.base import Architecture, Student
 from zoo.students.gemnet import GemNetDT, GemNetDTConfig, GemNetT, GemNetTConfig
+from zoo.students.gemnet_oc import GemNetOCStudent, GemNetOCStudentConfig
 from zoo.students.painn import PaiNN, PaiNNConfig
 from zoo.students.painn_dt import PaiNNDT, PaiNNDTConfig
 
 StudentConfig = Annotated[
-    PaiNNConfig | PaiNNDTConfig | GemNetTConfig | GemNetDTConfig,
+    PaiNNConfig | PaiNNDTConfig | GemNetTConfig | GemNetDTConfig | GemNetOCStudentConfig,
     Field(discriminator="architecture"),
 ]
 _ARCHITECTURES: dict[str, type[Student]] = {
@@ -19,7 +20,9 @@ _ARCHITECTURES: dict[str, type[Student]] = {
     "painn-dt": PaiNNDT,
     "gemnet-t": GemNetT,
     "gemnet-dt": GemNetDT,
+    "gemnet-oc": GemNetOCStudent,
 }
+HEAVY = ("gemnet-oc",)  # of hundreds of millions of parameters: no step or Hessian of them is taken by the way
 
 
 def build_student(config: Architecture, generator: torch.Generator | None = None) -> Student:
@@ -29,8 +32,11 @@ def build_student(config: Architecture, generator: torch.Generator | None = None
 
 
 __all__ = [
+    "HEAVY",
     "GemNetDT",
     "GemNetDTConfig",
+    "GemNetOCStudent",
+    "GemNetOCStudentConfig",
     "GemNetT",
     "GemNetTConfig",
     "PaiNN",

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, FailFast, Field
 from torch import Tensor, nn
 
 from zoo.config import Config
-from zoo.errors import ConfigError
+from zoo.errors import CapabilityError, ConfigError
 from zoo.graph import Graph
 from zoo.potential import Potential
 
@@ -87,6 +87,12 @@ class Student(Potential):
 
     def _calibrate(self, graphs: Sequence[Graph]) -> None:
         raise NotImplementedError(f"{type(self).__name__} must say how it is calibrated")
+
+    def start_from(self, teacher: Potential) -> None:
+        """Takes the weights of a teacher that has the same network. Raises CapabilityError where it has not."""
+        raise CapabilityError(
+            f"training.start is teacher, but no teacher has the network {self.config.architecture}; set it to fresh"
+        )
 
     def set_teacher_embedding(self, table: Tensor) -> None:
         """Takes the teacher's element embedding (elements, teacher_channels), in the order of ``elements``.

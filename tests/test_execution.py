@@ -1,0 +1,176 @@
+"""Compiled engines: the same numbers as PyTorch's, or PyTorch's."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import model_folders as folders
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.md.verlet import VelocityVerlet
+
+import zoo.execution as execution
+from recipes import tiny_recipe
+from zoo.calculator import ZooCalculator
+from zoo.engine import Engine
+from zoo.errors import ConfigError, ZooWarning
+from zoo.execution import compiled
+from zoo.kernels import PaiNNKernel, compile_kernels
+from zoo.students import build_student
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folders.make_folder(tmp_path_factory.mktemp("runs") / "model")
+
+
+def read(folder: Path, **options: Any) -> Engine:
+    return Engine.read(folder, device="cpu", **options)
+
+
+def verdicts() -> list[Path]:
+    place = compile_kernels().folder
+    assert place is not None
+    return sorted((place / "verdicts").glob("*.json"))
+
+
+@pytest.fixture(autouse=True)
+def no_verdicts(request: pytest.FixtureRequest) -> None:
+    if "kernels" in request.fixturenames:
+        request.getfixturevalue("kernels")
+        for path in verdicts():
+            path.unlink()
+
+
+def same(one: Engine, other: Engine, structures: list[Atoms], tolerance: float) -> None:
+    for ours, theirs in zip(one.predict(structures), other.predict(structures), strict=True):
+        assert float(ours.energy) == pytest.approx(float(theirs.energy), abs=tolerance)
+        for part in ("atomic_energies", "forces", "stress"):
+            assert np.allclose(getattr(ours, part), getattr(theirs, part), rtol=0, atol=tolerance), part
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-4)])
+def test_compiled_is_what_pytorch_says(folder: Path, dtype: str, tolerance: float) -> None:
+    fast, plain = read(folder, dtype=dtype), read(folder, dtype=dtype, compile=False)
+    assert (fast.compiled, plain.compiled) == (True, False)
+    assert ("compiled" in repr(fast), "PyTorch" in repr(plain)) == (True, True)
+    same(fast, plain, [*folders.cells(3), *folders.cells(1, size=2)], tolerance)
+    assert fast.check().passed
+    atoms = folders.cells(1)[0]
+    assert np.array_equal(fast.hessian(atoms), plain.hessian(atoms)), "second derivatives are PyTorch's"
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_probe_is_recomputed_by_the_code_that_users_get(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, run = read(folder), PaiNNKernel.__call__
+    monkeypatch.setattr(PaiNNKernel, "__call__", lambda self, graph: [1.01 * part for part in run(self, graph)])
+    assert [row.passed for row in engine.check().rows] == [False, False, True]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_dynamics_goes_the_same_way(folder: Path) -> None:
+    paths = []
+    options = {"dtype": "float64", "check_domain": False}
+    for engine in (read(folder, **options), read(folder, compile=False, **options)):
+        atoms = folders.cells(1)[0]
+        atoms.calc = engine.calculator()
+        atoms.set_velocities(0.002 * np.random.default_rng(0).normal(size=(len(atoms), 3)))
+        VelocityVerlet(atoms, 1.0 * units.fs).run(100)
+        paths.append(atoms.positions)
+    assert np.allclose(*paths, atol=1e-9)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_calculator_looks_for_neighbours_again_only_when_it_must(folder: Path) -> None:
+    calculator = read(folder).calculator()
+    atoms = folders.cells(1)[0]
+    atoms.calc = calculator
+    for _ in range(20):
+        atoms.positions += 0.001
+        atoms.get_forces()
+    assert calculator.neighbors.searches == 1
+
+
+@pytest.mark.usefixtures("kernels")
+def test_code_that_disagrees_is_not_used_and_the_verdict_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = PaiNNKernel.__call__
+    refusal = "compiled code differs by .* meV/Å from PyTorch; PyTorch does the same"
+    with monkeypatch.context() as planted:
+        planted.setattr(PaiNNKernel, "__call__", lambda self, graph: [1.001 * part for part in run(self, graph)])
+        with pytest.warns(ZooWarning, match=refusal):
+            assert not read(folder).compiled
+    with pytest.warns(ZooWarning, match=refusal):
+        assert not read(folder).compiled
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_verdict_is_asked_for_once_for_each_type(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(folder, dtype="float64")
+    read(folder, dtype="float32")
+    kept = verdicts()
+    assert len(kept) == 2
+    monkeypatch.setattr(execution, "try_out", lambda *_: pytest.fail("it is known"))
+    assert read(folder, dtype="float32").compiled
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_verdict_that_is_not_whole_is_made_anew(folder: Path) -> None:
+    read(folder)
+    (path,) = verdicts()
+    path.write_text('{"agrees": tr')
+    assert read(folder).compiled
+    assert '"agrees": true' in path.read_text()
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_cache_that_cannot_be_written_to_is_no_obstacle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(execution, "write_json", refuse)
+    assert read(folder).compiled
+
+
+@pytest.mark.usefixtures("kernels")
+def test_an_engine_that_was_moved_is_asked_as_it_is_now(folder: Path) -> None:
+    engine = read(folder, dtype="float32")
+    engine.potential.to(torch.float64)
+    assert not engine.compiled
+    same(engine, read(folder, dtype="float64", compile=False), folders.cells(1), 1e-5)
+
+
+def test_without_a_compiler_pytorch_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOO_COMPILE")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(ZooWarning, match=r"no-such-compiler.* PyTorch does the same, .*ZOO_COMPILE=never"):
+        engine = read(folder)
+    assert not engine.compiled
+    assert engine.check().passed
+
+
+def test_zoo_compile_never_is_obeyed_and_nonsense_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not read(folder, compile=True).compiled  # conftest sets never
+    monkeypatch.setenv("ZOO_COMPILE", "sometimes")
+    with pytest.raises(ConfigError, match="ZOO_COMPILE is 'sometimes'; expected auto or never"):
+        read(folder)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_an_architecture_without_compiled_code_says_so_where_it_was_asked() -> None:
+    config = tiny_recipe(student={"architecture": "gemnet-t", "elements": ["Si"], "blocks": 1}).student
+    potential = build_student(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiled(potential, "auto", folders.cells(1), "key") is None
+    with pytest.warns(ZooWarning, match="no compiled code for a GemNetT on cpu"):
+        assert compiled(potential, True, folders.cells(1), "key") is None
+
+
+def test_a_calculator_of_a_potential_alone_asks_it(folder: Path) -> None:
+    engine, atoms = read(folder), folders.cells(1)[0]
+    expected = engine.predict(atoms)[0].forces
+    atoms.calc = ZooCalculator(engine.potential)
+    assert np.allclose(atoms.get_forces(), expected)

@@ -1,0 +1,152 @@
+"""The shared library of the kernels: compiled once for this machine, kept in the cache, checked before it is opened."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from zoo.files import atomic_write, cache_root
+
+SOURCES = ("painn.cpp", "dense.h", "edges.h", "lists.h", "steps.h", "vectors.h")
+# Nothing that lets the compiler forget NaN and infinity, or reorder sums: what the machine computes is seen.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+THREADS = ("-fopenmp", "-fopenmp-simd")  # the second where the compiler has no threads: one computes then
+_COMPILERS = ("c++", "g++", "clang++")
+_PATIENCE = 300  # seconds
+_turn = threading.Lock()
+_loaded: dict[Path, ctypes.CDLL] = {}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The library, or in one sentence why there is none."""
+
+    library: ctypes.CDLL | None
+    reason: str = ""
+    folder: Path | None = None  # that the library is kept in, and what belongs to it
+
+
+class _NoLibraryError(Exception):
+    """Why there is no library."""
+
+
+def compile_kernels() -> Compiled:
+    """The library of all kernels, from the cache or from the compiler: CXX, else c++, g++ or clang++.
+
+    Processes and threads may ask at once. A library whose content is not what its name says is built anew.
+    """
+    try:
+        with _turn:
+            return Compiled(*_find_or_build())
+    except _NoLibraryError as error:
+        return Compiled(None, str(error))
+    except OSError as error:
+        return Compiled(None, f"the library could not be kept in {cache_root() / 'kernels'} ({error})")
+
+
+def _find_or_build() -> tuple[ctypes.CDLL, str, Path]:
+    compiler = _find_compiler()
+    folder = cache_root() / "kernels" / _digest(compiler)
+    if folder not in _loaded:
+        _loaded[folder] = _open_kept(folder) or _open(_build_aloud(compiler, folder))
+    return _loaded[folder], "", folder
+
+
+def _find_compiler() -> list[str]:
+    """The command, with the words that CXX may have after it."""
+    asked = shlex.split(os.environ.get("CXX", ""))
+    for command in [asked] if asked else [[name] for name in _COMPILERS]:
+        if found := shutil.which(command[0]):
+            return [found, *command[1:]]
+    names = f"the compiler of CXX, {asked[0]}, is not" if asked else f"of the compilers {', '.join(_COMPILERS)} none is"
+    raise _NoLibraryError(f"{names} on this machine")
+
+
+def _digest(compiler: list[str]) -> str:
+    """Changes with all that the library depends on: sources, flags, compiler, processor."""
+    parts = [*FLAGS, *THREADS, *compiler, _ask(compiler, "--version"), platform.platform(), _processor()]
+    digest = hashlib.sha256("\0".join(parts).encode())
+    for name in SOURCES:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _ask(compiler: list[str], question: str) -> str:
+    try:
+        return subprocess.run([*compiler, question], capture_output=True, text=True, timeout=_PATIENCE).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _NoLibraryError(f"the compiler {compiler[0]} does not run ({error})") from error
+
+
+def _processor() -> str:
+    """What -march=native looks at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU"))}))
+
+
+def _open_kept(folder: Path) -> ctypes.CDLL | None:
+    """A library of the cache that is whole: a truncated one would end the process that opens it."""
+    for path in sorted(folder.glob("*.so")):
+        if path.stem == hashlib.sha256(path.read_bytes()).hexdigest():
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:
+                pass
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise _NoLibraryError(f"the compiled library cannot be opened ({error})") from error
+
+
+def _build_aloud(compiler: list[str], folder: Path) -> Path:
+    """Says what the first call waits for."""
+    tqdm.write("zoo: compiling kernels for this machine, once; it takes some seconds", file=sys.stderr)
+    return _build(compiler, folder)
+
+
+def _build(compiler: list[str], folder: Path) -> Path:
+    """Compiles into a file whose name is the digest of its content."""
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "kernels.so"
+        source = str(Path(__file__).with_name(SOURCES[0]))
+        failure = ""
+        for threads in THREADS:
+            failure = _compile([*compiler, *FLAGS, threads, source, "-o", str(output)])
+            if not failure:
+                break
+        if failure:
+            raise _NoLibraryError(f"the compiler {compiler[0]} failed: {failure}")
+        content = output.read_bytes()
+    path = folder / f"{hashlib.sha256(content).hexdigest()}.so"
+    atomic_write(path, content)
+    return path
+
+
+def _compile(command: list[str]) -> str:
+    """The first line that the compiler complains of, or nothing."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.strip().splitlines()
+    return next((line for line in lines if "error" in line), lines[0] if lines else f"exit status {done.returncode}")
