@@ -266,10 +266,10 @@ def text(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines = [
         "# GemNet-OC in the sizes of JMP",
         "",
-        f"Seconds and peak of memory (GiB, with Python and the weights) on {machine['cpu']}, {about['threads']} threads, "
-        f"float32, torch {packages['torch']}; a process a case, at most {about['memory_GiB']:g} GiB and "
-        f"{about['patience_s']} s a call. Random weights: they change no time. Least of up to three calls, of one where "
-        "that takes over a minute. 9 atoms are ethanol, 60 are C60, the others clouds of C, H, N and O.",
+        f"Seconds and peak of memory (GiB, with Python and the weights) on {machine['cpu']}, {about['threads']} "
+        f"threads, float32, torch {packages['torch']}; a process a case, at most {about['memory_GiB']:g} GiB and "
+        f"{about['patience_s']} s a call. Random weights: they change no time. The least of up to three calls, of one "
+        "where that takes over a minute. 9 atoms are ethanol, 60 are C60, the others clouds of C, H, N and O.",
         "",
     ]
     if deviations:
@@ -327,10 +327,10 @@ def orders(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## The order of atoms",
         "",
-        "An atom keeps a number of its nearest neighbours, and of a pair that only one of them keeps, the order of atoms "
-        f"decides. The largest change over {ORDERS} random orders, of JMP-S in float64, of the energy relative to it "
-        "and of a force relative to the largest one. Where all other atoms are kept, up to 31 atoms, it is nothing but "
-        "rounding.",
+        "An atom keeps a number of its nearest neighbours, and of a pair that only one of them keeps, the order of "
+        f"atoms decides. The largest change over {ORDERS} random orders, of JMP-S in float64, of the energy relative "
+        "to it and of a force relative to the largest one. Where all other atoms are kept, up to 31 atoms, it is "
+        "nothing but rounding.",
         "",
         "| atoms | energy | forces |",
         "|--:|--:|--:|",

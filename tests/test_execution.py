@@ -110,8 +110,7 @@ def test_code_that_disagrees_is_not_used_and_the_verdict_is_kept(folder: Path, m
 def test_a_verdict_is_asked_for_once_for_each_type(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read(folder, dtype="float64")
     read(folder, dtype="float32")
-    kept = verdicts()
-    assert len(kept) == 2
+    assert len(verdicts()) == 2
     monkeypatch.setattr(execution, "try_out", lambda *_: pytest.fail("it is known"))
     assert read(folder, dtype="float32").compiled
 
@@ -164,9 +163,9 @@ def test_an_architecture_without_compiled_code_says_so_where_it_was_asked() -> N
     potential = build_student(config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert compiled(potential, "auto", folders.cells(1), "key") is None
+        assert compiled(potential, "auto", folders.cells(1)) is None
     with pytest.warns(ZooWarning, match="no compiled code for a GemNetT on cpu"):
-        assert compiled(potential, True, folders.cells(1), "key") is None
+        assert compiled(potential, True, folders.cells(1)) is None
 
 
 def test_a_calculator_of_a_potential_alone_asks_it(folder: Path) -> None:

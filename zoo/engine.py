@@ -12,7 +12,6 @@ from torch import Tensor
 
 from zoo.artifact import (
     DTYPES,
-    MODEL,
     ArtifactConfig,
     Domain,
     Probe,
@@ -23,7 +22,6 @@ from zoo.artifact import (
 from zoo.calculator import ZooCalculator, check_elements, check_finite, elements_text, symbols_of
 from zoo.errors import CapabilityError, ConfigError, DomainError
 from zoo.execution import Compile, Compiled, compiled
-from zoo.files import sha256_file
 from zoo.graph import Graph, collate
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, Prediction, given
@@ -151,7 +149,7 @@ class Engine:
             commit=commit,
         )
         student = student.to(place).requires_grad_(False)
-        code = compiled(student, compile, probe.structures, sha256_file(folder / MODEL))
+        code = compiled(student, compile, probe.structures)
         return cls(student, provenance, config=config, probe=probe, check_domain=check_domain, compiled=code)
 
     @property

@@ -5,6 +5,7 @@ the verdict is kept beside the code. Where it cannot be made or does not agree, 
 else, Hessians above all, is PyTorch's.
 """
 
+import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -68,11 +69,10 @@ def wanted(compile: Compile) -> Compile:
     return False if told == "never" else compile
 
 
-def compiled(potential: Potential, compile: Compile, structures: Sequence[Atoms], key: str) -> Compiled | None:
+def compiled(potential: Potential, compile: Compile, structures: Sequence[Atoms]) -> Compiled | None:
     """Compiled code for a potential, that agreed with PyTorch on ``structures``; None where PyTorch is to do it all.
 
-    ``key`` is the digest of the weights, by which the verdict is kept. A ZooWarning says where there is none that one
-    could expect.
+    A ZooWarning says where there is none that one could expect.
     """
     if wanted(compile) is False:
         return None
@@ -85,25 +85,33 @@ def compiled(potential: Potential, compile: Compile, structures: Sequence[Atoms]
     except CapabilityError as error:
         _warn(str(error).partition(";")[0])
         return None
-    verdict = _verdict(found, structures, key)
+    verdict = _verdict(found, structures)
     if not verdict.agrees:
         _warn(f"compiled code differs by {verdict.force_meV_A:.2g} meV/Å from PyTorch")
         return None
     return found
 
 
-def _verdict(found: Compiled, structures: Sequence[Atoms], key: str) -> Verdict:
+def _verdict(found: Compiled, structures: Sequence[Atoms]) -> Verdict:
     """The one that is kept, or a new one, which is kept where the cache can be written to."""
     folder = compile_kernels().folder
     assert folder is not None  # there is a kernel
-    dtype = str(found.kernel.dtype).removeprefix("torch.")
-    path = folder / "verdicts" / f"{key[:32]}-{dtype}-torch{torch.__version__}.json"
+    path = folder / "verdicts" / f"{_key(found.potential)}-torch{torch.__version__}.json"
     with suppress(ConfigError):  # none, or not whole
         return read_json(Verdict, path)
     verdict = try_out(found, structures)
     with suppress(OSError):  # a cache that cannot be written to
         write_json(path, verdict)
     return verdict
+
+
+def _key(potential: PaiNN) -> str:
+    """A digest of the weights, in their type."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(potential.state_dict().items()):
+        content.update(f"{name} {tensor.dtype}".encode())
+        content.update(tensor.contiguous().numpy().tobytes())
+    return content.hexdigest()[:32]
 
 
 def try_out(found: Compiled, structures: Sequence[Atoms]) -> Verdict:

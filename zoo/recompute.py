@@ -20,7 +20,8 @@ def recomputed(function: Callable[..., Result], *arguments: Any) -> Result:
     Arguments are tensors, data classes that hold tensors at any depth, and anything else, which is a constant. Nothing
     else may want a gradient, as parameters of a module do in training. Right in reverse mode, any number of times, in
     forward mode and in forward over reverse; in reverse over reverse also, where the insides are kept from the first
-    gradient on, as without this. Tangents cannot be differentiated backwards.
+    gradient on, as without this. An argument with a tangent wants a gradient too; tangents cannot be differentiated
+    backwards.
     """
     tensors = [tensor for argument in arguments for tensor in _wanting(argument)]
     if not torch.is_grad_enabled() or not tensors:
@@ -34,7 +35,7 @@ def recomputed(function: Callable[..., Result], *arguments: Any) -> Result:
         values = function(*[_rebuilt(argument, left) for argument in arguments])
         return [value for value in values if value is not None]
 
-    found = iter(_Recomputed.apply(again, there, *tensors))
+    found = iter(_recompute(again, there, *tensors))
     return cast(Result, tuple(None if dual is None else next(found) for dual in duals))
 
 
@@ -85,6 +86,9 @@ class _Recomputed(torch.autograd.Function):
         outputs, slopes = zip(*pairs, strict=True)
         gradients = torch.autograd.grad(outputs, inputs, slopes, create_graph=differentiable, allow_unused=True)
         return None, None, *gradients
+
+
+_recompute: Callable[..., tuple[Tensor, ...]] = _Recomputed.apply
 
 
 def _view_of(tensor: Tensor) -> tuple[Tensor, Tensor]:

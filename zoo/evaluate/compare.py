@@ -12,7 +12,6 @@ import torch
 from ase import Atoms
 from tqdm import tqdm
 
-from zoo.calculator import ZooCalculator
 from zoo.config import write_json
 from zoo.data.structures import dataset_prediction, perfect_crystal
 from zoo.derivatives import asymmetry
@@ -209,7 +208,7 @@ def _dynamics(contest: Contest, name: EngineName) -> Dynamics:
     with tqdm(total=steps, desc=f"NVE dynamics, {name}", unit="step", delay=2) as bar:
         return nve(
             atoms,
-            ZooCalculator(contest.engines[name]),
+            contest.calculator(name),
             temperature_K=section.initial_temperature,
             timestep_fs=section.dynamics_timestep,
             steps=steps,
@@ -239,7 +238,7 @@ def _timing(contest: Contest, reasons: dict[EngineName, dict[str, str]]) -> dict
     for name in contest.engines.keys() - able.keys():
         reasons[name]["ms_per_call"] = "it gives no energies"
     return time_calls(
-        {name: ZooCalculator(potential) for name, potential in able.items()},
+        {name: contest.calculator(name) for name in able},
         _scene(contest, section.timing_supercell),
         repeats=section.timing_repeats,
         generator=np.random.default_rng(contest.recipe.seed),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from zoo.calculator import ZooCalculator
 from zoo.data.labels import Labels
 from zoo.data.structures import dataset_prediction
 from zoo.evaluate.accuracy import Accuracy, DatasetErrors
@@ -17,9 +18,12 @@ from zoo.evaluate.modes import LARGEST
 from zoo.evaluate.phonons import Phonons
 from zoo.evaluate.report import EngineName, Trained
 from zoo.evaluate.speed import Timing
+from zoo.execution import compiled
 from zoo.potential import Potential, given
 from zoo.recipe import Recipe
 from zoo.students import Student
+
+_TRIED = 4  # structures on which compiled code has to agree
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ class Contest:
     def engines(self) -> dict[EngineName, Potential]:
         found: dict[EngineName, Potential] = {"teacher": self.teacher, "student": self.student}
         return found if self.twin is None else found | {"twin": self.twin}
+
+    def calculator(self, name: EngineName) -> ZooCalculator:
+        """As users run it: a student with compiled code, where there is some that agrees with it."""
+        potential = self.engines[name]
+        code = None if name == "teacher" else compiled(potential, "auto", self.structures[:_TRIED])
+        return ZooCalculator(potential, predict=None if code is None else code.predict)
 
     @property
     def trained(self) -> dict[Trained, Path]:

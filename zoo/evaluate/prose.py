@@ -94,7 +94,7 @@ def conditions(report: Report) -> Iterator[str]:
         )
     if timing := settings.timing:
         yield (
-            f"Time: energy and forces of {timing.atoms} atoms through ASE with the neighbour list, median "
+            f"Time: energy and forces of {timing.atoms} atoms through ASE, neighbours kept in a skin, median "
             f"of {timing.repeats} calls, engines in turn, {timing.dtype}, {timing.threads} threads, "
             f"{timing.device}."
         )
