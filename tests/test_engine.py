@@ -15,6 +15,7 @@ from ase.md.verlet import VelocityVerlet
 from zoo import engine as engine_module
 from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
 from zoo.errors import CapabilityError, ConfigError, DivergedError, DomainError, StructureError
+from zoo.units import THZ_PER_ROOT
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +275,41 @@ def test_types_and_devices_are_named_or_refused() -> None:
 def test_cuda_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="no CUDA"):
         resolve_device("cuda")
+
+
+# --- second derivatives -----------------------------------------------------------------------------
+
+
+def test_rows_blocks_and_products_are_those_of_the_whole_hessian(engine: Engine) -> None:
+    atoms = folders.cells(1)[0]
+    whole = engine.hessian(atoms)
+    assert np.allclose(engine.hessian(atoms, rows=[7, 2]), whole[[7, 2]])
+    moving = [5, 1]
+    places = [15, 16, 17, 3, 4, 5]
+    assert np.allclose(engine.hessian(atoms, indices=moving), whole[np.ix_(places, places)])
+    vectors = np.random.default_rng(0).normal(size=(2, len(atoms), 3))
+    expected = (whole @ vectors.reshape(2, -1).T).T.reshape(vectors.shape)
+    assert np.allclose(engine.hvp(atoms, vectors), expected, atol=1e-8)
+    assert np.allclose(engine.hvp(atoms, vectors[1]), expected[1], atol=1e-8)
+
+
+def test_modes_of_some_atoms_are_those_of_their_block(engine: Engine) -> None:
+    atoms = folders.cells(1)[0]
+    part = engine.vibrations(atoms, indices=[2])
+    assert part.modes.shape == (3, 1, 3)
+    block = engine.hessian(atoms)[6:9, 6:9]
+    squares = np.linalg.eigvalsh((block + block.T) / 2 / atoms.get_masses()[2])
+    assert np.allclose(part.frequencies_THz, np.sign(squares) * np.sqrt(np.abs(squares)) * THZ_PER_ROOT)
+
+
+@pytest.mark.parametrize("numbers", [[8], [-1], [1, 1], [0.5], [[0, 1]]])
+def test_what_a_structure_does_not_have_has_no_rows(engine: Engine, numbers: list[int]) -> None:
+    with pytest.raises(ConfigError, match="expected whole numbers from 0 to 7, each once"):
+        engine.hessian(folders.cells(1)[0], indices=numbers)
+
+
+def test_a_hessian_is_asked_for_in_one_way(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="give one of them"):
+        engine.hessian(folders.cells(1)[0], indices=[0], rows=[0])
+    with pytest.raises(ConfigError, match=r"vectors of shape \(3, 8\) for 8 atoms; expected \(8, 3\)"):
+        engine.hvp(folders.cells(1)[0], np.zeros((3, 8)))

@@ -187,14 +187,47 @@ class Engine:
             check_finite(prediction, atoms, energies=self.potential.traits.energies)
         return predictions
 
-    def hessian(self, atoms: Atoms) -> np.ndarray:
-        """(3 * atoms, 3 * atoms) float64 eV/Å²: second derivatives of the energy, as they were computed."""
-        graph = self._graph(atoms).to(self.potential.device, self.potential.dtype)
-        return self.potential.hessian(graph).double().cpu().numpy()
+    def hessian(
+        self, atoms: Atoms, *, indices: Sequence[int] | None = None, rows: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """(3 * atoms, 3 * atoms) float64 eV/Å²: second derivatives of the energy, as they were computed.
 
-    def vibrations(self, atoms: Atoms) -> Vibrations:
-        """Normal modes of a molecule, or of a crystal at the gamma point; relax the structure before."""
-        return normal_modes(self.hessian(atoms), atoms.get_masses())
+        ``indices`` asks for the block of some atoms, in their order, the others standing still; ``rows``, each
+        3 * atom + axis, for some rows, (rows, 3 * atoms). Raises ConfigError for both, or for one that there is not.
+        """
+        if indices is not None and rows is not None:
+            raise ConfigError("indices and rows of a Hessian at once; give one of them")
+        moving = None if indices is None else _coordinates(_known(indices, len(atoms), "atom"))
+        chosen = moving if rows is None else _known(rows, 3 * len(atoms), "row")
+        graph = self._graph(atoms).to(self.potential.device, self.potential.dtype)
+        told = None if chosen is None else torch.from_numpy(chosen).to(self.potential.device)
+        found = self.potential.hessian(graph, told).double().cpu().numpy()
+        return found if moving is None else found[:, moving]
+
+    def hvp(self, atoms: Atoms, vectors: np.ndarray) -> np.ndarray:
+        """Products of the Hessian with vectors, float64 eV/Å², without the Hessian.
+
+        vectors (atoms, 3), or (vectors, atoms, 3), dimensionless; returns the same shape. Raises ConfigError for
+        another shape.
+        """
+        given_vectors = np.asarray(vectors, dtype=np.float64)
+        if given_vectors.shape[-2:] != (len(atoms), 3) or given_vectors.ndim not in (2, 3):
+            raise ConfigError(
+                f"vectors of shape {given_vectors.shape} for {len(atoms)} atoms; expected ({len(atoms)}, 3), or many of "
+                "these"
+            )
+        graph = self._graph(atoms).to(self.potential.device, self.potential.dtype)
+        probes = torch.from_numpy(given_vectors.reshape(-1, len(atoms), 3)).to(graph.positions)
+        found = self.potential.predict(graph, forces=False, probes=probes)
+        return given(found.hessian_products).double().cpu().numpy().reshape(given_vectors.shape)
+
+    def vibrations(self, atoms: Atoms, *, indices: Sequence[int] | None = None) -> Vibrations:
+        """Normal modes of a molecule, or of a crystal at the gamma point; relax the structure before.
+
+        ``indices`` are the atoms that move, the others standing still, such as an adsorbate's.
+        """
+        masses = atoms.get_masses()
+        return normal_modes(self.hessian(atoms, indices=indices), masses if indices is None else masses[list(indices)])
 
     def check(self) -> CheckResult:
         """Recomputes the published probe on this device, in this type. Raises CapabilityError without one."""
@@ -296,6 +329,20 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     raise ConfigError(f"dtype {dtype!r}; expected 'float32' (fast) or 'float64' (exact)")
+
+
+def _known(numbers: Sequence[int], count: int, what: str) -> np.ndarray:
+    """As an array. Raises ConfigError where one is not among the first ``count`` whole numbers, or stands twice."""
+    found = np.asarray(numbers)
+    whole = found.ndim == 1 and (found.size == 0 or np.issubdtype(found.dtype, np.integer))
+    if not whole or ((found < 0) | (found >= count)).any() or len(set(found.tolist())) != len(found):
+        raise ConfigError(f"{what}s {list(numbers)}; expected whole numbers from 0 to {count - 1}, each once")
+    return found.astype(np.int64)
+
+
+def _coordinates(atoms: np.ndarray) -> np.ndarray:
+    """(3 * atoms,) The places of their x, y and z among all coordinates."""
+    return (3 * atoms[:, None] + np.arange(3)).ravel()
 
 
 def _batches(graphs: list[Graph]) -> Iterator[list[Graph]]:
