@@ -210,16 +210,16 @@ class Engine:
         vectors (atoms, 3), or (vectors, atoms, 3), dimensionless; returns the same shape. Raises ConfigError for
         another shape.
         """
-        given_vectors = np.asarray(vectors, dtype=np.float64)
-        if given_vectors.shape[-2:] != (len(atoms), 3) or given_vectors.ndim not in (2, 3):
+        many = np.asarray(vectors, dtype=np.float64)
+        expected = (len(atoms), 3)
+        if many.shape[-2:] != expected or many.ndim not in (2, 3):
             raise ConfigError(
-                f"vectors of shape {given_vectors.shape} for {len(atoms)} atoms; expected ({len(atoms)}, 3), or many of "
-                "these"
+                f"vectors of shape {many.shape} for {len(atoms)} atoms; expected {expected}, or many such"
             )
         graph = self._graph(atoms).to(self.potential.device, self.potential.dtype)
-        probes = torch.from_numpy(given_vectors.reshape(-1, len(atoms), 3)).to(graph.positions)
+        probes = torch.from_numpy(many.reshape(-1, *expected)).to(graph.positions)
         found = self.potential.predict(graph, forces=False, probes=probes)
-        return given(found.hessian_products).double().cpu().numpy().reshape(given_vectors.shape)
+        return given(found.hessian_products).double().cpu().numpy().reshape(many.shape)
 
     def vibrations(self, atoms: Atoms, *, indices: Sequence[int] | None = None) -> Vibrations:
         """Normal modes of a molecule, or of a crystal at the gamma point; relax the structure before.
