@@ -51,6 +51,14 @@ APART = 0.95  # Å, at least
 ENOUGH = 60.0  # seconds of a call after which no other is made
 ORDERS = 5  # random ones
 _GIB = 1 << 30
+_NO_MEMORY = (  # what PyTorch, Python, the loader of libraries and OpenMP say then
+    "allocate memory",
+    "MemoryError",
+    "not enough memory",
+    "bad_alloc",
+    "failed to map segment",
+    "Thread creation failed",
+)
 
 Call = Callable[[Atoms, Tensor], dict[str, Tensor]]
 
@@ -197,19 +205,16 @@ def peak() -> int:
 
 def in_process(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the process of a case finds, or how it failed."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.memory * _GIB),) * 2)
-
-    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--patience", str(arguments.patience)]
+    limits = ["--patience", str(arguments.patience), "--memory", str(arguments.memory)]
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), *limits]
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
     if done.returncode == -signal.SIGALRM:
         return {"failed": f"over {arguments.patience} s"}
-    if any(words in done.stderr for words in ("allocate memory", "MemoryError", "not enough memory", "bad_alloc")):
+    if any(words in done.stderr for words in _NO_MEMORY):
         return {"failed": "out of memory"}
     raise SystemExit(f"{case.title} failed ({done.returncode}): {done.stderr.strip().splitlines()[-1]}")
 
@@ -355,6 +360,8 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
+        # here, not before the imports: OpenBLAS, which comes with SciPy, turns in circles where it gets no memory
+        resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.memory * _GIB),) * 2)
         print(json.dumps(measured(Case(**json.loads(arguments.case)), arguments.patience)))
         return
     rows = run(arguments)

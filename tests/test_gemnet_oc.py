@@ -607,7 +607,7 @@ def test_the_bench_measures_what_it_names_and_tells_what_failed() -> None:
     assert found["seconds"] > 0
     assert 0.1 < found["peak_GiB"] < 20
     assert [len(found["numbers"][name]) for name in ("energy", "forces", "row")] == [1, 27, 27]
-    limits = argparse.Namespace(memory=0.2, patience=100, threads=1)
+    limits = argparse.Namespace(memory=0.4, patience=100, threads=1)
     assert bench.in_process(case, limits) == {"failed": "out of memory"}
     for count in bench.ATOMS:
         places = bench.structure(count)
