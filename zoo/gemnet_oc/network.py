@@ -8,7 +8,7 @@ Which neighbours an atom hears of depends on their order where more are near tha
 energies depend on the order of atoms, and jump when the nearest change. Derivatives by differences are unsafe there.
 
 Where a gradient by positions would keep more than ``WORKING_MEMORY``, blocks are computed again when it is taken
-(``zoo/recompute.py``), and products of the Hessian are taken forward over reverse: in a tenth of the memory.
+(``zoo/recompute.py``), and products of the Hessian are taken forward over reverse, in a fraction of the memory.
 """
 
 from collections.abc import Callable, Iterable
@@ -173,7 +173,7 @@ class GemNetOC(Potential):
         return AtomOutputs(energies * self.config.energy_scale, atoms, self._forces_along(of_edges, edges))
 
     def products_in_forward_mode(self, graph: Graph) -> bool:
-        """Where reverse over reverse, up to three times as fast, would keep more than twice the working memory."""
+        """Where reverse over reverse, faster for many rows, would keep more than twice the working memory."""
         if not self.traits.conservative or self.backbone.learns():
             return False
         kept = self.backbone.kept_bytes(find_graphs(graph, self.config), graph.positions.element_size())
