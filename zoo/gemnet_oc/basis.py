@@ -12,7 +12,7 @@ from zoo.gemnet_oc.layers import Dense, EdgeEmbedding
 from zoo.ops import polynomial_envelope
 
 _POWER = 5  # of the envelope
-_STRAIGHT = 1e-8  # product of the squared sines of two angles, below which a dihedral angle fades to 90°
+_STRAIGHT = 1e-8  # squared sine of an angle, below which its dihedral angles fade to 90°
 
 
 @dataclass(frozen=True)
@@ -216,14 +216,16 @@ def dihedral_cosine(ca: Tensor, db: Tensor, ba: Tensor) -> Tensor:
     """``cos θ`` between the planes of c, a, b and of d, b, a, without its angle, whose derivative is infinite at 0.
 
     Unit vectors ca (middle, c, 3), db (middle, d, 3), ba (middle, 1, 3); returns (middle, c, d). Where three of the
-    atoms are in a line there is no such angle, and the architecture no value: within about 0.006° of that the cosine
-    fades to 0, which gives a finite Hessian also there; elsewhere it is exact.
+    atoms are in a line there is no such angle, and the architecture no value: where one of the two angles is within
+    0.006° of that, the cosine fades to 0, which gives a finite Hessian also there; elsewhere it is exact.
     """
-    across = torch.linalg.cross(ca, ba.expand_as(ca))  # (middle, c, 3)
-    aside = torch.linalg.cross(db, ba.expand_as(db))  # (middle, d, 3)
-    squares = across.square().sum(dim=2).unsqueeze(2) * aside.square().sum(dim=2).unsqueeze(1)  # (middle, c, d)
-    products: Tensor = across @ aside.transpose(1, 2)
-    return products * _fading_inverse_root(squares)
+    return _across(ca, ba) @ _across(db, ba).transpose(1, 2)
+
+
+def _across(edges: Tensor, middle: Tensor) -> Tensor:
+    """(middle, edges, 3) The normal, of length one, of the plane of each edge and the middle one."""
+    normals = torch.linalg.cross(edges, middle.expand_as(edges))  # (middle, edges, 3)
+    return normals * _fading_inverse_root(normals.square().sum(dim=2, keepdim=True))
 
 
 def _fading_inverse_root(squares: Tensor) -> Tensor:
