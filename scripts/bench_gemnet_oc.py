@@ -214,9 +214,10 @@ def in_process(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         return found
     if done.returncode == -signal.SIGALRM:
         return {"failed": f"over {arguments.patience} s"}
-    if any(words in done.stderr for words in _NO_MEMORY):
+    if done.returncode == -signal.SIGKILL or any(words in done.stderr for words in _NO_MEMORY):
         return {"failed": "out of memory"}
-    raise SystemExit(f"{case.title} failed ({done.returncode}): {done.stderr.strip().splitlines()[-1]}")
+    last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+    raise SystemExit(f"{case.title} failed ({done.returncode}): {last}")
 
 
 def cases(arguments: argparse.Namespace, *, fairchem: bool) -> Iterator[Case]:
