@@ -241,6 +241,16 @@ def test_a_teacher_on_a_hub_is_not_listed_as_published(tmp_path: Path) -> None:
     assert listing(tmp_path) == listing()
 
 
+def test_what_is_to_be_made_is_told_with_all_that_comes_before_it(tmp_path: Path) -> None:
+    with pytest.raises(NotReleasedError) as error:
+        load("jmp-l/md22-student", hub=tmp_path)
+    told = ["convert jmp-l --download", "distill jmp-l/md22-teacher", "distill jmp-l/md22-student", "publish runs/"]
+    assert [str(error.value).find(f"zoo {step}") for step in told] == sorted(
+        str(error.value).find(f"zoo {step}") for step in told
+    )
+    assert all(f"zoo {step}" in str(error.value) for step in told)
+
+
 def test_what_compile_may_be_is_said(folder: Path) -> None:
     assert not load(folder, compile=False).compiled
     with pytest.raises(ConfigError, match="compile='always'; expected True, False or 'auto'"):

@@ -41,10 +41,9 @@ def train(
     """Fits a student, going on from the checkpoint in ``folder`` if there is one, and returns its averaged weights.
 
     A teacher is needed where it is asked at each step, where the student has its table of elements, and where it starts
-    from its weights. Raises
-    ConfigError where the checkpoint is of another task or the warm-up as long as the training, LabelError where a label
-    is missing that a term learns from, DivergedError where loss or gradient are not finite; the last good checkpoint
-    stays.
+    from its weights. Raises ConfigError where the checkpoint is of another task or the warm-up as long as the training,
+    LabelError where a label is missing that a term learns from, DivergedError where loss or gradient are not finite;
+    the last good checkpoint stays.
     """
     for name, part in (("training", examples), ("validation", validation)):
         check_targets(name, part, task.weights, task.labels)

@@ -77,7 +77,7 @@ def conditions(report: Report) -> Iterator[str]:
     if one := settings.vibrations:
         yield (
             f"Vibrations: sorted eigenfrequencies of the mass-weighted Hessian of {one.formula} ({one.atoms} atoms) as "
-            "it stands in the test set, relaxed by none of the three; motions of the whole are left out."
+            "it stands in the test set, relaxed by none of them; motions of the whole are left out."
         )
     if crystal := settings.phonons:
         yield (
