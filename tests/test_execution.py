@@ -1,5 +1,7 @@
 """Compiled engines: the same numbers as PyTorch's, or PyTorch's."""
 
+import copy
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ import pytest
 import torch
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
+from click.testing import CliRunner
 
+import zoo
 import zoo.execution as execution
+import zoo.kernels.build as build
 from recipes import tiny_recipe
 from zoo.calculator import ZooCalculator
+from zoo.cli import main
 from zoo.engine import Engine
 from zoo.errors import ConfigError, ZooWarning
 from zoo.execution import compiled
@@ -173,3 +179,37 @@ def test_a_calculator_of_a_potential_alone_asks_it(folder: Path) -> None:
     expected = engine.predict(atoms)[0].forces
     atoms.calc = ZooCalculator(engine.potential)
     assert np.allclose(atoms.get_forces(), expected)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_an_engine_and_its_calculator_can_be_copied_and_sent(folder: Path) -> None:
+    engine, atoms = read(folder), folders.cells(1)[0]
+    atoms.calc = engine.calculator()
+    expected = atoms.get_forces()
+    for other in (copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        assert other.compiled
+        assert np.array_equal(other.predict(atoms)[0].forces, expected)
+    again = copy.deepcopy(atoms)
+    again.calc.reset()
+    assert np.array_equal(again.get_forces(), expected)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_what_was_compiled_runs_without_a_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(build, "_loaded", {})
+    assert read(folder).compiled
+
+
+def test_teachers_have_no_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOO_COMPILE")
+    with pytest.warns(ZooWarning, match="no compiled code for a StillingerWeber"):
+        assert not zoo.load("stillinger-weber/teacher", compile=True).compiled
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("option", "code"), [("--compile", "compiled"), ("--no-compile", "PyTorch")])
+def test_the_command_line_says_which_code_was_checked(folder: Path, option: str, code: str) -> None:
+    told = CliRunner().invoke(main, ["check", str(folder), option])
+    assert told.exit_code == 0, told.output
+    assert f" on cpu in float32, {code}\n" in told.output

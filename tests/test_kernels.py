@@ -313,15 +313,26 @@ def test_a_compiler_that_fails_is_quoted_in_one_line(quick: Path, monkeypatch: p
     assert not list(quick.rglob("*.so"))
 
 
-def test_a_cache_that_cannot_be_written_is_a_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: Path
+@pytest.mark.usefixtures("quick")
+def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_the_way = tmp_path / "a file"
     in_the_way.write_text("not a folder")
     monkeypatch.setenv("ZOO_CACHE", str(in_the_way))
-    found = compile_kernels()
-    assert found.library is None
-    assert "could not be kept in" in found.reason
+    first, second = compile_kernels(), compile_kernels()
+    assert first.library is not None
+    assert first.library is second.library
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert "cannot be kept in" in told[1]
+    assert "set ZOO_CACHE to a folder that can be written to" in told[1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_compiler_that_makes_nothing_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "true")
+    assert "made no library" in compile_kernels().reason
 
 
 def test_a_library_that_was_cut_short_or_exchanged_is_built_anew(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from zoo.cli_options import hub_options, json_option
 from zoo.cli_recipe import recipe_group, reproduce_command
 from zoo.distill.workers import first_to_fail, launched_workers
 from zoo.engine import Engine
-from zoo.errors import ConfigError, StructureError, UnknownNameError, ZooError, ZooWarning
+from zoo.errors import CapabilityError, ConfigError, StructureError, UnknownNameError, ZooError, ZooWarning
 from zoo.estimate import estimate
 from zoo.estimate import text as estimate_text
 from zoo.evaluate.report import table
@@ -133,6 +133,13 @@ def recipe_options(command: F) -> F:
 def engine_options(command: F) -> F:
     """Which hub an engine is from, and how it runs here."""
     for decorate in (
+        click.option(
+            "--compile/--no-compile",
+            "compile",
+            default=None,
+            callback=lambda context, option, value: "auto" if value is None else value,
+            help="Compiled code for energies and forces, where zoo has some.  [default: where it agrees]",
+        ),
         click.option(
             "--dtype",
             default="float32",
@@ -423,6 +430,8 @@ def md_command(
     if output is not None:
         _check_output(output, structure, overwrite)
     engine = load(name, check_domain=not no_check_domain, **options)
+    if not engine.potential.traits.energies:
+        raise CapabilityError(f"{name} gives forces alone, and zoo md prints energies; drive it with ASE from Python")
     atoms = read_structure(structure)
     with tqdm(total=settings.steps, desc="dynamics", unit="step", delay=2) as bar:
         samples = run_dynamics(

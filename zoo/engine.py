@@ -78,6 +78,7 @@ class CheckResult:
     name: str
     device: str
     dtype: str
+    code: str  # that gave energy and forces: compiled, or PyTorch
     rows: tuple[CheckRow, ...]
 
     @property
@@ -90,7 +91,7 @@ class CheckResult:
         return {**vars(self), "rows": rows, "passed": self.passed}
 
     def __str__(self) -> str:
-        lines = [f"{self.name} on {self.device} in {self.dtype}", f"{'':18}{'error':>12}{'tolerance':>12}"]
+        lines = [f"{self.name} on {self.device} in {self.dtype}, {self.code}", f"{'':18}{'error':>12}{'tolerance':>12}"]
         return "\n".join(lines + [str(row) for row in self.rows])
 
 
@@ -242,7 +243,7 @@ class Engine:
             CheckRow("forces", forces * MEV_PER_EV, tolerance.force_meV_A, "meV/Å"),
             CheckRow("Hessian products", products, tolerance.hessian_eV_A2, "eV/Å²"),
         )
-        return CheckResult(self.provenance.title, str(self.potential.device), self._dtype_name, rows)
+        return CheckResult(self.provenance.title, str(self.potential.device), self._dtype_name, self._code, rows)
 
     def _recompute(self, probe: Probe) -> list[Prediction]:
         """What it says of the probe, as it says it to a user: products by PyTorch, the rest by compiled code."""
@@ -272,7 +273,7 @@ class Engine:
     def __repr__(self) -> str:
         rows = {
             "potential": _description(self.potential),
-            "runs on": f"{self.potential.device}, {self._dtype_name}, {'compiled' if self.compiled else 'PyTorch'}",
+            "runs on": f"{self.potential.device}, {self._dtype_name}, {self._code}",
             "elements": elements_text(symbols_of(self.potential.elements)),
             "domain": domain_text(self.domain) if self.checks_domain else "not checked",
             "theory": self.provenance.level_of_theory,
@@ -288,6 +289,10 @@ class Engine:
         if self._compiled is not None and self._compiled.fits:
             return self._compiled.predict(graph, stress=stress)
         return self.potential.predict(graph, stress=stress)
+
+    @property
+    def _code(self) -> str:
+        return "compiled" if self.compiled else "PyTorch"
 
     @property
     def _dtype_name(self) -> str:

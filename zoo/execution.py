@@ -8,7 +8,7 @@ else, Hessians above all, is PyTorch's.
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -46,6 +46,10 @@ class Compiled:
     kernel: PaiNNKernel
     potential: PaiNN
 
+    def __reduce__(self) -> tuple[Callable[[PaiNN], "Compiled | None"], tuple[PaiNN]]:
+        """To another process or as a copy goes the potential; the code is found, or compiled, there."""
+        return _again, (self.potential,)
+
     @property
     def fits(self) -> bool:
         """Whether the potential is still where and of the type that it was compiled for."""
@@ -59,11 +63,19 @@ class Compiled:
         return Prediction(energy, atomic, forces=forces, stress=stress_of(virial, graph) if stress else None)
 
 
+def _again(potential: PaiNN) -> Compiled | None:
+    """What agreed where it comes from; None where there is no such code here."""
+    try:
+        return Compiled(PaiNNKernel(potential), potential)
+    except CapabilityError:
+        return None
+
+
 def wanted(compile: Compile) -> Compile:
     """What was asked for, unless ZOO_COMPILE is ``never``. Raises ConfigError for anything but a choice."""
     if compile not in (True, False, "auto"):
         raise ConfigError(f"compile={compile!r}; expected True, False or 'auto'")
-    told = os.environ.get("ZOO_COMPILE", "auto")
+    told = os.environ.get("ZOO_COMPILE") or "auto"
     if told not in ("auto", "never"):
         raise ConfigError(f"ZOO_COMPILE is {told!r}; expected auto or never")
     return False if told == "never" else compile

@@ -6,7 +6,7 @@ import torch
 
 from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
 from zoo.errors import ConfigError, UnknownNameError
-from zoo.execution import Compile, wanted
+from zoo.execution import Compile, compiled, wanted
 from zoo.hub.catalogue import entries
 from zoo.locate import fetch, locate, open_hub, parse, warn_without_folder
 from zoo.naming import FORMS, EngineName, default_namespace
@@ -40,7 +40,7 @@ def load(
     place, real = resolve_device(device), resolve_dtype(dtype)
     found = parse(name, revision)
     if isinstance(found, EngineName) and _is_teacher(found, hub):
-        return _teacher(found, place, real, check_domain)
+        return _teacher(found, place, real, check_domain, compile)
     if isinstance(found, Path):
         if not found.is_dir():
             raise UnknownNameError(f"there is no folder {found}; expected {FORMS}")
@@ -76,7 +76,9 @@ def _is_teacher(found: EngineName, hub: str | Path | None) -> bool:
     return found.name in teacher_names()
 
 
-def _teacher(found: EngineName, device: torch.device, dtype: torch.dtype, check_domain: bool) -> Engine:
+def _teacher(
+    found: EngineName, device: torch.device, dtype: torch.dtype, check_domain: bool, compile: Compile
+) -> Engine:
     if found.revision is not None:
         raise ConfigError(
             f"{found.name} comes with an installed package, or is converted, and has no revision {found.revision}; "
@@ -89,4 +91,5 @@ def _teacher(found: EngineName, device: torch.device, dtype: torch.dtype, check_
         licence=teacher.licence_weights,
         level_of_theory=teacher.level_of_theory,
     )
-    return Engine(teacher.potential, provenance, check_domain=check_domain)
+    code = compiled(teacher.potential, compile, [])  # none of a teacher: says so where it was asked for
+    return Engine(teacher.potential, provenance, check_domain=check_domain, compiled=code)

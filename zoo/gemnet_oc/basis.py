@@ -224,7 +224,7 @@ def dihedral_cosine(ca: Tensor, db: Tensor, ba: Tensor) -> Tensor:
 
 def _across(edges: Tensor, middle: Tensor) -> Tensor:
     """(middle, edges, 3) The normal, of length one, of the plane of each edge and the middle one."""
-    normals = torch.linalg.cross(edges, middle.expand_as(edges))  # (middle, edges, 3)
+    normals: Tensor = torch.linalg.cross(edges, middle.expand_as(edges))  # (middle, edges, 3)
     return normals * _fading_inverse_root(normals.square().sum(dim=2, keepdim=True))
 
 

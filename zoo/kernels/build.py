@@ -1,5 +1,6 @@
 """The shared library of the kernels: compiled once for this machine, kept in the cache, checked before it is opened."""
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -55,10 +56,9 @@ def compile_kernels() -> Compiled:
 
 
 def _find_or_build() -> tuple[ctypes.CDLL, str, Path]:
-    compiler = _find_compiler()
-    folder = cache_root() / "kernels" / _digest(compiler)
+    folder = cache_root() / "kernels" / _digest()
     if folder not in _loaded:
-        _loaded[folder] = _open_kept(folder) or _open(_build_aloud(compiler, folder))
+        _loaded[folder] = _open_kept(folder) or _open(_build_aloud(_find_compiler(), folder))
     return _loaded[folder], "", folder
 
 
@@ -72,20 +72,13 @@ def _find_compiler() -> list[str]:
     raise _NoLibraryError(f"{names} on this machine")
 
 
-def _digest(compiler: list[str]) -> str:
-    """Changes with all that the library depends on: sources, flags, compiler, processor."""
-    parts = [*FLAGS, *THREADS, *compiler, _ask(compiler, "--version"), platform.platform(), _processor()]
+def _digest() -> str:
+    """Changes with sources, flags and processor; not with the compiler, so that what is there runs without one."""
+    parts = [*FLAGS, *THREADS, platform.platform(), _processor()]
     digest = hashlib.sha256("\0".join(parts).encode())
     for name in SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:32]
-
-
-def _ask(compiler: list[str], question: str) -> str:
-    try:
-        return subprocess.run([*compiler, question], capture_output=True, text=True, timeout=_PATIENCE).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _NoLibraryError(f"the compiler {compiler[0]} does not run ({error})") from error
 
 
 def _processor() -> str:
@@ -134,10 +127,27 @@ def _build(compiler: list[str], folder: Path) -> Path:
                 break
         if failure:
             raise _NoLibraryError(f"the compiler {compiler[0]} failed: {failure}")
-        content = output.read_bytes()
-    path = folder / f"{hashlib.sha256(content).hexdigest()}.so"
-    atomic_write(path, content)
-    return path
+        if not output.is_file():
+            raise _NoLibraryError(f"the compiler {compiler[0]} made no library")
+        return _keep(output.read_bytes(), folder)
+
+
+def _keep(content: bytes, folder: Path) -> Path:
+    """In the cache; where that cannot be written to, in a folder of this process alone."""
+    name = f"{hashlib.sha256(content).hexdigest()}.so"
+    try:
+        atomic_write(folder / name, content)
+        return folder / name
+    except OSError as error:
+        tqdm.write(
+            f"zoo: the kernels cannot be kept in {folder} ({error.strerror}), and are compiled again by each process; "
+            "set ZOO_CACHE to a folder that can be written to",
+            file=sys.stderr,
+        )
+    own = Path(tempfile.mkdtemp(prefix="zoo-kernels-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    (own / name).write_bytes(content)
+    return own / name
 
 
 def _compile(command: list[str]) -> str:
