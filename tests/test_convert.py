@@ -48,10 +48,17 @@ from zoo.recipe import read_recipe
 from zoo.recipe_check import known_traits
 from zoo.run import Run
 from zoo.teachers import FINE_TUNED, absent, load_teacher, stated_traits
-from zoo.teachers.jmp.checkpoint import is_data
+from zoo.teachers.jmp.checkpoint import is_data, open_checkpoint
 from zoo.teachers.jmp.config import PUBLISHED, JMPConfig
 from zoo.teachers.jmp.layout import SIZES, shape_of
-from zoo.teachers.jmp.weights import layout_of, read_weights, weights_folder, without_numbers, write_weights
+from zoo.teachers.jmp.weights import (
+    layout_of,
+    read_weights,
+    weights_folder,
+    without_numbers,
+    write_tensors,
+    write_weights,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "gemnet_oc.json").read_text())
 TEACHER, FINE_TUNE = "jmp-s/teacher", "jmp-s/md22-teacher"
@@ -254,7 +261,7 @@ def test_what_is_known_of_the_weights_is_written_beside_them(file: Path, pre_tra
     assert limits == [30, 20, 8, 1000]
     assert network.energy_bias
     teacher = load_teacher(TEACHER)
-    assert teacher.weights_sha256 == config.weights_sha256
+    assert teacher.weights_sha256 == config.digest != config.weights_sha256
     assert (teacher.licence_code, teacher.licence_weights) == ("MIT", "CC-BY-NC-4.0")
     assert teacher.level_of_theory == "ωB97X/6-31G(d), the ANI-1x head"
     assert not any(parameter.requires_grad for parameter in teacher.potential.parameters())
@@ -632,6 +639,203 @@ def test_the_last_weights_are_there_without_the_averaged_ones(changed: Callable[
     assert quietly("jmp-s", path, weights="raw").config.kept == "raw"
 
 
+# --- what a file may hide ---------------------------------------------------------------------------
+
+
+def _damaged(file: Path, to: Path, make: Callable[[bytes], bytes]) -> Path:
+    """The file with the middle of its largest tensor changed, and its checksum as it was."""
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size * ("/data/" in member.filename))
+    middle = largest.header_offset + largest.file_size // 2
+    content[middle : middle + 400] = make(bytes(content[middle : middle + 400]))
+    to.write_bytes(content)
+    return to
+
+
+@pytest.mark.parametrize("make", [bytes.upper, lambda held: bytes([held[0] ^ 1]) + held[1:], lambda held: bytes(400)])
+def test_a_flipped_bit_and_a_hole_of_zeros_are_refused(
+    file: Path, tmp_path: Path, make: Callable[[bytes], bytes]
+) -> None:
+    path = _damaged(file, tmp_path / "damaged.pt", make)
+    refused(path, r"is damaged: its .*/data/\d+ is not what its checksum says", weights="raw")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: _other(path).replace(path),
+        lambda path: path.write_bytes(path.read_bytes()),
+        lambda path: path.unlink(),
+        lambda path: os.truncate(path, 1000),
+    ],
+)
+@pytest.mark.parametrize("moment", ["opened", "written"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Any], moment: str
+) -> None:
+    path = tmp_path / "mine.pt"
+    path.write_bytes(file.read_bytes())
+    os.utime(path, (1, 1))
+    name = {"opened": "zoo.convert.open_checkpoint", "written": "zoo.teachers.jmp.weights.save_file"}[moment]
+    right = {"opened": open_checkpoint, "written": save_file}[moment]
+
+    def late(*arguments: Any) -> Any:
+        found = right(*arguments)
+        change(path)
+        return found
+
+    monkeypatch.setattr(name, late)
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        quietly("jmp-s", path)
+    assert list(cache_root().glob("teachers/*/*")) == []
+
+
+def _other(path: Path) -> Path:
+    other = path.with_name("other.pt")
+    other.write_bytes(path.read_bytes())
+    return other
+
+
+def _averages_of(make: Callable[[str, torch.Tensor], torch.Tensor]) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        first, names = content["optimizer_states"][0], made.trained_names(content["state_dict"])
+        first["ema"] = tuple(make(name, one) for name, one in zip(names, first["ema"], strict=True))
+
+    return change
+
+
+def _twice_as_biases(content: dict[str, Any]) -> None:
+    """A bias whose average lies farther from it than zero."""
+    name = "output.out_energy.2.0.bias"
+    content["state_dict"][name] = torch.ones(10)
+    place = made.trained_names(content["state_dict"]).index(name)
+    _of_ema(place, lambda one: torch.full((10,), 2.01))(content)
+
+
+def _from_nothing(content: dict[str, Any]) -> None:
+    """A weight of zeros, whose average is of something."""
+    name = "output.out_energy.2.0.weight"
+    content["state_dict"][name] = torch.zeros(10, 10)
+    place = made.trained_names(content["state_dict"]).index(name)
+    _of_ema(place, lambda one: torch.full((10, 10), 1e-6))(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _averages_of(lambda name, one: torch.zeros_like(one)),
+        _averages_of(lambda name, one: one * 1e6),
+        _twice_as_biases,
+        _from_nothing,
+    ],
+)
+def test_an_average_that_is_not_near_is_refused(changed: Callable[..., Path], change: Callable[..., None]) -> None:
+    refused(changed(change), r"the averaged \S+ \(ema\) is no average of its last value")
+
+
+class Attributes:
+    """A tensor whose methods the pickle replaces."""
+
+    def __init__(self, tensor: torch.Tensor, **attributes: Any) -> None:
+        self.tensor, self.attributes = tensor, attributes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, arguments = self.tensor.__reduce_ex__(2)[:2]
+        return torch._tensor._rebuild_from_type_v2, (make, torch.Tensor, arguments, self.attributes)
+
+
+def _names_of_laughter(content: dict[str, Any]) -> None:
+    """A name of a task whose text would have 2^60 letters."""
+    name: Any = "ani1x"
+    for _ in range(60):
+        name = [name, name]
+    content["hyper_parameters"]["tasks"] = [{"name": name}] * 4
+
+
+def _stated(std: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        normalization = {"y": {"std": std}, "force": {"std": 1.0}}
+        content["hyper_parameters"]["tasks"] = [{"normalization": normalization}] * 4
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content.update(loops=Runs(bytearray, 1 << 40)), "wants a .*bytearray"),
+        (_of_state(EMBEDDING, lambda one: Runs(torch.FloatTensor, 120, 10)), r"wants a torch\.FloatTensor"),
+        (_of_state(EMBEDDING, lambda one: Runs(torch.Tensor, 120, 10)), "does not lie in the file"),
+        (_of_state(EMBEDDING, lambda one: one.as_strided((120, 10), (0, 1))), "does not lie in the file"),
+        (_of_state(OFFSET, lambda one: torch.zeros(1).expand(10**13)), "does not lie in the file"),
+        (_of_state(EMBEDDING, lambda one: one.to(torch.float8_e4m3fn)), "holds torch.float8_e4m3fn, expected real"),
+        (_of_state(EMBEDDING, lambda one: Attributes(one.clone(), numel=Path("/"))), "is no plain tensor"),
+        (lambda content: content["state_dict"].update({"a" * 201: torch.ones(2)}), "too long for a weight"),
+        (
+            lambda content: content["state_dict"].update({f"output.out_energy.{'9' * 99}.0.weight": torch.ones(2)}),
+            "the file has 237 averaged|too many",
+        ),
+        (_stated(10**400), "the std of y is beyond 1e\\+12"),
+        (_stated(float("nan")), "the std of y is beyond 1e\\+12"),
+        (_stated(1e-320), "y was divided by 1e-320"),
+        (_stated(torch.tensor(2 + 1j)), "std holds torch.complex64"),
+    ],
+)
+def test_what_would_take_memory_or_is_no_number_of_a_file_is_refused(
+    changed: Callable[..., Path], change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    refused(changed(change), words)
+
+
+def test_names_are_neither_many_nor_long(tmp_path: Path) -> None:
+    for names in ([f"b{number}" for number in range(2001)], ["b" * 300]):
+        body = b"".join(b"cjmp.a\n%s\n" % name.encode() for name in names)
+        with zipfile.ZipFile(tmp_path / "many.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02](" + body + b"e.")
+            archive.writestr("archive/version", "3\n")
+        refused(tmp_path / "many.pt", "more names, or longer ones")
+
+
+def test_a_name_without_an_end_is_never_written_out(changed: Callable[..., Path]) -> None:
+    refused(changed(_names_of_laughter), "does not say what forces were divided by", ConfigError)
+
+
+def test_what_nobody_foresaw_is_one_line_about_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RecursionError("too\ndeep")
+
+    for name in ("zoo.convert.take", "zoo.convert._config", "zoo.teachers.jmp.weights.save_file"):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, broken)
+            with pytest.raises(
+                IntegrityError, match=r"jmp-s.pt cannot be converted \(RecursionError: too deep\); give"
+            ):
+                quietly("jmp-s", file)
+
+
+def test_weights_under_two_names_are_written_under_both(changed: Callable[..., Path]) -> None:
+    first, second = "output.out_energy.2.0.weight", "output.out_energy.2.2.weight"
+
+    def tie(content: dict[str, Any]) -> None:
+        content["state_dict"][second] = content["state_dict"][first]
+
+    stored = load_file(quietly("jmp-s", changed(tie), weights="raw").folder / "model.safetensors")
+    assert torch.equal(stored["out_energy.0.weight"], stored["out_energy.2.weight"])
+
+
+def test_folders_that_cannot_be_are_refused_in_one_line(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for to in (".", "..", tmp_path):
+        refused(file, "is the folder that you are in, or holds it", ConfigError, to=to)
+    refused(file, "cannot be made, because .* is a file", ConfigError, to=file / "x" / "y")
+    refused(file, "which is no part of weights", ConfigError, to=file)
+    refused(tmp_path, "is a folder; give the path of a checkpoint", UnknownNameError)
+
+
 # --- what is kept -----------------------------------------------------------------------------------
 
 
@@ -698,7 +902,6 @@ def _of_config(**changes: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), "is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "has the digest"),
         (_other_numbers, "has the digest"),
         (_other_digest(lambda tensors: tensors.pop("embedding.weight")), "lacks 1 tensors, embedding.weight"),
@@ -745,6 +948,87 @@ def test_references_keep_their_digits_whatever_type_the_network_is_in(tmp_path: 
     with pytest.raises(ConfigError, match="another shape"):
         write_weights(tmp_path / "other", told, GemNetOC(made.size(num_blocks=1)))
     assert not (tmp_path / "other").exists()
+
+
+def test_the_digest_of_a_teacher_is_of_all_that_decides_what_it_says(file: Path) -> None:
+    folder = quietly("jmp-s", file).folder
+    first, written = load_teacher(TEACHER).weights_sha256, (folder / "config.json").read_text()
+    network = json.loads(written)["network"]
+    others = ({"network": network | {"force_scale": 3.0}}, {"references": {"H": -13.6}})
+    for changes in others:
+        _of_config(**changes)(folder)
+        assert load_teacher(TEACHER).weights_sha256 != first
+        (folder / "config.json").write_text(written)
+    _of_config(source="a copy", citation="somebody")(folder)
+    assert load_teacher(TEACHER).weights_sha256 == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"licence": "WTFPL"}, "zoo does not know the terms of 'WTFPL'"),
+        ({"citation": "\x1b[31mred"}, "expected one line of text"),
+        ({"level_of_theory": "two\nlines"}, "expected one line of text"),
+        ({"source": " "}, "expected one line of text"),
+    ],
+)
+def test_what_is_told_of_weights_is_a_known_licence_and_a_line(file: Path, changes: dict[str, str], words: str) -> None:
+    _of_config(**changes)(quietly("jmp-s", file).folder)
+    with pytest.raises(ConfigError, match=words):
+        load_teacher(TEACHER)
+
+
+def test_a_text_of_the_user_is_one_line_too(file: Path) -> None:
+    refused(file, "'level_of_theory': expected one line", ConfigError, level_of_theory="PBE\n\x1b[31m")
+
+
+def test_elements_without_a_symbol_are_none(file: Path) -> None:
+    folder = quietly("jmp-s", file).folder
+    _of_config(network=json.loads((folder / "config.json").read_text())["network"] | {"elements": [1, 119]})(folder)
+    with pytest.raises(ConfigError, match="less than or equal to 118"):
+        load_teacher(TEACHER)
+
+
+def test_a_config_without_its_weights_is_no_teacher_and_is_replaced_unasked(file: Path) -> None:
+    folder = quietly("jmp-s", file).folder
+    (folder / "model.safetensors").unlink()
+    assert "its weights are not here" in str(absent(TEACHER))
+    with pytest.raises(IntegrityError, match="is missing"):
+        read_weights(folder, torch.float32, "cpu")
+    quietly("jmp-s", file)
+    assert absent(TEACHER) is None
+
+
+def test_what_a_checkpoint_states_of_its_data_is_kept_and_not_added(tmp_path: Path) -> None:
+    path = made.fine_tuned(made.size()).save(tmp_path / "mine.ckpt")
+    config = quietly("jmp-s", path, name=FINE_TUNE, energy_scale=2.0).config
+    assert config.normalization is not None
+    stated = config.normalization.model_dump()
+    assert stated == {"energy_mean": -3.2, "energy_std": 0.646, "force_mean": 0.0, "force_std": 1.0899}
+    assert (config.network.energy_scale, config.references) == (2.0, {})
+
+
+def test_what_was_assumed_of_a_fine_tune_is_said(file: Path, tmp_path: Path) -> None:
+    path = made.fine_tuned(made.size()).save(tmp_path / "mine.ckpt")
+    told = str(quietly("jmp-s", path, name=FINE_TUNE))
+    all_of_it = "assumed  theory PBE+MBD, MD22; elements H, C, N, O; cutoff 12 Å; neighbours 30, 20, 8, 1000"
+    assert all_of_it in told.splitlines()
+    given = quietly("jmp-s", path, name=FINE_TUNE, elements=("H",), level_of_theory="mine", replace=True)
+    assert "assumed  cutoff 12 Å; neighbours 30, 20, 8, 1000" in str(given).splitlines()
+    assert "assumed" not in str(quietly("jmp-s", file))
+
+
+@pytest.mark.parametrize(
+    "stated", [{"cutoff": 6.0}, {"cutoffs": {"main": 12, "aint": 6.0}}, {"backbone": {"cutoff": 6}}]
+)
+def test_a_fine_tune_of_another_cutoff_is_refused(tmp_path: Path, stated: dict[str, Any]) -> None:
+    one = made.fine_tuned(made.size())
+    one.content["hyper_parameters"].update(stated)
+    path = one.save(tmp_path / "mine.ckpt")
+    refused(path, "states a cutoff of 6 Å, and zoo runs fine-tunes with 12 Å alone", ConfigError, name=FINE_TUNE)
+    one.content["hyper_parameters"].update({key: {"cutoff": 12} for key in stated})
+    one.save(path)
+    assert "cutoff 12" not in str(quietly("jmp-s", path, name=FINE_TUNE))
 
 
 # --- names ------------------------------------------------------------------------------------------
@@ -857,6 +1141,37 @@ def test_a_key_in_an_address_is_not_kept(site: Site, file: Path) -> None:
     site.put(file.read_bytes(), "mine.pt?key=secret")
     conversion = quietly("jmp-s", f"{site.url}/mine.pt?key=secret")
     assert conversion.config.source == f"{site.url}/mine.pt"
+
+
+@pytest.mark.parametrize("trouble", [None, Trouble(status=403), Trouble(status=404)])
+def test_a_key_in_an_address_is_not_shown(site: Site, file: Path, trouble: Trouble | None) -> None:
+    site.put(file.read_bytes(), "mine.pt?key=secret")
+    site.always = trouble
+    address = site.url.replace("://", "://somebody:password@")
+    told = ask("jmp-s", f"{address}/mine.pt?key=secret").output
+    assert f"{site.url}/mine.pt\n" in told
+    for secret in ("secret", "somebody", "password"):
+        assert secret not in told
+    both = ask("jmp-s", f"{address}/mine.pt?key=secret", "--download").output
+    assert "give one of them" in both
+    assert "secret" not in both
+    assert "is no address" in ask("jmp-s", "http://[secret").output
+
+
+def test_two_conversions_of_one_download_both_succeed(
+    site: Site, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one removes what was fetched when the other has written."""
+    url = publish(site, file, monkeypatch)
+
+    def late(*arguments: Any) -> JMPConfig:
+        config = write_tensors(*arguments)
+        for path in (cache_root() / "downloads").iterdir():
+            path.unlink()
+        return config
+
+    monkeypatch.setattr("zoo.convert.write_tensors", late)
+    assert quietly("jmp-s", url, to=tmp_path / "there").folder == tmp_path / "there"
 
 
 def test_another_size_and_another_digest_are_refused_and_what_came_is_kept(

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from zoo import files
-from zoo.files import atomic_path, atomic_write, sha256_file
+from zoo.files import atomic_path, atomic_write, replacing, sha256_file
 
 
 class Interrupted(BaseException):
@@ -81,3 +83,80 @@ def test_digest_is_that_of_the_content(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * size)
     assert sha256_file(path) == hashlib.sha256(b"x" * size).hexdigest()
+
+
+# --- folders ----------------------------------------------------------------------------------------
+
+
+def _write(folder: Path, word: str) -> None:
+    (folder / "one").write_text(word)
+    (folder / "two").write_text(word)
+
+
+def _held(folder: Path) -> set[str]:
+    return {path.read_text() for path in folder.iterdir()}
+
+
+def test_two_that_replace_one_folder_at_once_leave_one_of_them_whole(tmp_path: Path) -> None:
+    folder, first_wrote, second_ended = tmp_path / "model", threading.Event(), threading.Event()
+
+    def first() -> None:
+        with replacing(folder) as staging:
+            (staging / "one").write_text("first")
+            first_wrote.set()
+            assert second_ended.wait(20)
+            (staging / "two").write_text("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_wrote.wait(20)
+    with replacing(folder) as staging:
+        _write(staging, "second")
+    assert _held(folder) == {"second"}
+    second_ended.set()
+    thread.join()
+    assert _held(folder) == {"first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+    host, dead = socket.gethostname(), _number_of_no_process()
+    names = {
+        "dead": f".model.{host}@{dead}.0.new",
+        "running": f".model.{host}@{os.getppid()}.0.new",
+        "elsewhere": f".model.other-host@{dead}.0.new",
+        "of another": f".model2.{host}@{dead}.0.new",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+    with replacing(tmp_path / "model") as staging:
+        _write(staging, "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", *names.values()} - {names["dead"]}
+
+
+def test_a_folder_that_a_killed_process_had_put_aside_comes_back(tmp_path: Path) -> None:
+    aside = tmp_path / f".model.{socket.gethostname()}@{_number_of_no_process()}.3.old"
+    aside.mkdir()
+    _write(aside, "old")
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "model"):
+        _ = 1 / 0
+    assert _held(tmp_path / "model") == {"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "link").symlink_to(there)
+    with replacing(tmp_path / "link") as staging:
+        _write(staging, "new")
+    assert (tmp_path / "link").is_symlink()
+    assert _held(there) == {"new"}
+
+
+def _number_of_no_process() -> int:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child

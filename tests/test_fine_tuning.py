@@ -1,6 +1,8 @@
 """GemNet-OC fine-tuned from a teacher's weights, made a teacher, and distilled: the whole chain, small."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ase.io
@@ -13,8 +15,9 @@ from test_gemnet_oc import TINY as SHAPE
 import zoo
 from recipes import frames_data, silicon_clusters
 from zoo.config import parse
-from zoo.errors import CapabilityError, ConfigError
+from zoo.errors import CapabilityError, ConfigError, ZooWarning
 from zoo.evaluate.report import Report
+from zoo.fine_tuned import keep_as_teacher
 from zoo.gemnet_oc.config import GemNetOCConfig
 from zoo.gemnet_oc.layers import ScaleFactor
 from zoo.gemnet_oc.network import GemNetOC
@@ -25,6 +28,7 @@ from zoo.run import Run
 from zoo.students import GemNetOCStudent, GemNetOCStudentConfig, build_student
 from zoo.teachers import load_teacher
 from zoo.teachers.jmp import JMPConfig, weights_folder, write_weights
+from zoo.teachers.jmp.weights import read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
@@ -255,3 +259,29 @@ def test_the_chain_on_ethanol_with_labels_of_density_functional_theory(tmp_path:
     painn = {"architecture": "painn", "channels": 8, "layers": 1, "radials": 6, "cutoff": 4.0, **elements}
     taught = distill(Run(student_recipe(tmp_path, frames, student=painn), tmp_path / "student"))
     assert zoo.load(taught).check().passed
+
+
+def test_converted_weights_stay_until_they_are_removed_and_those_of_a_distillation_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, network = "jmp-s/md22-teacher", pretrained()
+    folder = weights_folder(name)
+    told = {"level_of_theory": "none, a test", "source_sha256": "0" * 64}
+    mine = JMPConfig(name=name, network=network.config, source="mine.ckpt", kept="ema", **told)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"of a run")
+    lineage = SimpleNamespace(level_of_theory="none, a test", teacher="jmp-s/teacher")
+    config = SimpleNamespace(name=name, licence="CC-BY-NC-4.0", lineage=lineage)
+    monkeypatch.setattr("zoo.fine_tuned.read_model_folder", lambda path: (config, student(), None))
+    write_weights(folder, mine, network)
+    with pytest.warns(ZooWarning, match=f"stays what was converted from mine.ckpt; .* run: rm -r {folder}, and the"):
+        assert keep_as_teacher(model) == folder
+    assert read_config(folder).source == "mine.ckpt"
+    shutil.rmtree(folder)
+    keep_as_teacher(model)
+    first = read_config(folder)
+    (model / "model.safetensors").write_bytes(b"of another run")
+    keep_as_teacher(model)
+    assert (first.kept, read_config(folder).kept) == ("trained", "trained")
+    assert first.source_sha256 != read_config(folder).source_sha256

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from zoo.convert import convert
+from zoo.convert import convert, without_key
 from zoo.errors import ConfigError, HubError
 from zoo.hub.cache import is_offline
 from zoo.teachers.jmp.config import LICENCE, MOLECULAR, PUBLISHED
@@ -56,7 +56,7 @@ def convert_command(family: str, source: str | None, download: bool, elements: s
     """
     published = PUBLISHED[family]
     if source is not None and download:
-        raise ConfigError(f"both {source} and --download are given; give one of them")
+        raise ConfigError("both a file or address and --download are given; give one of them")
     if source is None and not download:
         click.echo(_offer(family))
         return
@@ -64,7 +64,7 @@ def convert_command(family: str, source: str | None, download: bool, elements: s
     if address.startswith(("http://", "https://")):
         if is_offline():
             raise HubError(f"HF_HUB_OFFLINE is set; unset it, or give a copy of your own: zoo convert {family} FILE")
-        click.echo(f"{address}\nlicence: {LICENCE}, not for commercial use")
+        click.echo(f"{without_key(address)}\nlicence: {LICENCE}, not for commercial use")
     symbols = tuple(symbol.strip() for symbol in elements.split(",")) if elements is not None else None
     click.echo(convert(family, address, elements=symbols, **options))
 

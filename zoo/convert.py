@@ -3,24 +3,25 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 
 from zoo.config import parse
 from zoo.data.download import digest_of, download
-from zoo.errors import ConfigError, IntegrityError, ZooWarning
+from zoo.errors import ConfigError, IntegrityError, ZooError, ZooWarning
 from zoo.files import cache_root
 from zoo.gemnet_oc.config import GemNetOCConfig
 from zoo.teachers import FINE_TUNED
-from zoo.teachers.jmp.checkpoint import open_checkpoint
+from zoo.teachers.jmp.checkpoint import check_file, open_checkpoint
 from zoo.teachers.jmp.config import ELEMENTS, MOLECULAR, PARTS, PUBLISHED, JMPConfig
-from zoo.teachers.jmp.layout import SIZES, Held, Weights, shape_of, take
-from zoo.teachers.jmp.weights import check_replaceable, layout_of, weights_folder, without_numbers, write_tensors
-from zoo.tensors import compare_layouts
+from zoo.teachers.jmp.layout import LARGEST, SIZES, SMALLEST, Held, Weights, shape_of, take
+from zoo.teachers.jmp.weights import MODEL, check_replaceable, layout_of, weights_folder, without_numbers, write_tensors
+from zoo.tensors import compare_layouts, shown
 
 _PRE_TRAINING_CUTOFF = 8.0  # Å, on molecules; the Gaussians go to 12 Å all the same
 _MD22 = "PBE+MBD, MD22"
@@ -57,8 +58,8 @@ class Asked:
         if strange or self.elements == ():
             raise ConfigError(f"elements are {', '.join(strange) or 'none'}; give symbols, such as H,C,N,O")
         for scale, unit in ((self.energy_scale, "eV"), (self.force_scale, "eV/Å")):
-            if scale is not None and not 0 < scale < float("inf"):
-                raise ConfigError(f"a scale is {scale} {unit}; give a positive number")
+            if scale is not None and not SMALLEST < scale < LARGEST:
+                raise ConfigError(f"a scale is {scale} {unit}; give a number between {SMALLEST:g} and {LARGEST:g}")
 
     @property
     def teacher(self) -> str:
@@ -75,6 +76,7 @@ class Conversion:
 
     folder: Path
     config: JMPConfig
+    assumed: str = ""  # what neither the file nor the user said of a fine-tune
 
     def __str__(self) -> str:
         config, network = self.config, self.config.network
@@ -83,6 +85,7 @@ class Conversion:
         return "\n".join(
             [
                 f"{config.name} is in {self.folder}",
+                *([f"assumed  {self.assumed}"] if self.assumed else []),
                 f"weights  {_KEPT[config.kept]}{head}; forces {network.forces}",
                 f"energies {energies}",
                 f"theory   {config.level_of_theory}",
@@ -126,24 +129,62 @@ def convert(
     if remote or name is not None or to is not None:  # before anything is fetched
         _check_free(Path(to or weights_folder(name or asked.teacher)).expanduser(), replace)
     path = _fetched(str(source), family, accept_digest, progress) if remote else Path(source).expanduser()
-    try:
-        held = take(open_checkpoint(path), head, weights)
+    check_file(path)
+    with _one_line(path):
+        identity, digest = _identity(path), digest_of(path, progress=progress).hex
+        content = open_checkpoint(path)
+        identity.check(path)  # what is cut while it is open ends the process
+        held = take(content, head, weights)
         config = _config(held, asked, any_size)
-    except IntegrityError as error:
-        raise IntegrityError(_in_file(path, error)) from error
-    compare_layouts(path, held.layout, layout_of(without_numbers(config)), _REMEDY)
+        compare_layouts(path, held.layout, layout_of(without_numbers(config)), _REMEDY)
     folder = Path(to or weights_folder(config.name)).expanduser()
     _check_free(folder, replace)
-    origin = _address(str(source)) if remote else path.name
-    told = {"source": origin, "source_sha256": digest_of(path, progress=progress).hex}
-    config = config.model_copy(update=told | {"source_bytes": path.stat().st_size})
+    origin = shown(without_key(str(source)) if remote else path.name)
+    config = config.model_copy(update={"source": origin, "source_sha256": digest, "source_bytes": identity.size})
+    with _one_line(path, writing=True):
+        config = write_tensors(folder, config, held.tensors, lambda: identity.check(path))
+    if remote:
+        path.unlink(missing_ok=True)  # another conversion may have used it, too
+    return Conversion(folder, config, _assumed(config, held, asked))
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """By which a file is known to be the one that it was."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int  # ns
+
+    def check(self, path: Path) -> None:
+        """Raises IntegrityError where the file at a path is another one."""
+        if not path.is_file() or _identity(path) != self:
+            raise IntegrityError(f"{path} changed while it was read; run the same again when nothing writes to it")
+
+
+def _identity(path: Path) -> _Identity:
+    found = path.stat()
+    return _Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@contextmanager
+def _one_line(path: Path, *, writing: bool = False) -> Iterator[None]:
+    """What a file's content makes fail is an IntegrityError of one line; what is no fault of the file stays.
+
+    Raises IntegrityError.
+    """
     try:
-        config = write_tensors(folder, config, held.tensors)
+        yield
     except IntegrityError as error:
         raise IntegrityError(_in_file(path, error)) from error
-    if remote:
-        path.unlink()
-    return Conversion(folder, config)
+    except ZooError:
+        raise
+    except Exception as error:
+        if writing and isinstance(error, OSError):
+            raise
+        reason = shown(" ".join(str(error).split())[:150])
+        raise IntegrityError(f"{path} cannot be converted ({type(error).__name__}: {reason}); {_REMEDY}") from error
 
 
 def _in_file(path: Path, error: IntegrityError) -> str:
@@ -154,7 +195,7 @@ def _in_file(path: Path, error: IntegrityError) -> str:
 def _check_free(folder: Path, replace: bool) -> None:
     """Raises ConfigError where weights would be replaced unasked, or anything else at all."""
     check_replaceable(folder)
-    if not replace and folder.exists() and any(folder.iterdir()):
+    if not replace and (folder / MODEL).exists():
         raise ConfigError(f"{folder} has weights already; add --replace (replace=True) to replace them")
 
 
@@ -163,12 +204,16 @@ def _check_free(folder: Path, replace: bool) -> None:
 
 def _fetched(url: str, family: str, accept_digest: bool, progress: bool) -> Path:
     """The file at an address, which may be here from a conversion that failed. Raises what ``download`` does."""
-    published = PUBLISHED[family]
+    published, shortened = PUBLISHED[family], without_key(url)
     known = url == published.url and not accept_digest
-    file = _UNSAFE.sub("-", urlsplit(url).path.rpartition("/")[2]) or "checkpoint"
+    file = _UNSAFE.sub("-", shortened.rpartition("/")[2]) or "checkpoint"
     path = cache_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{file}"
     if not path.is_file():
-        download([url], path, size=published.bytes if known else None, progress=progress)
+        try:
+            download([url], path, size=published.bytes if known else None, progress=progress)
+        except ZooError as error:
+            raise type(error)(_without_keys(str(error), url)) from None
+    check_file(path)
     size = path.stat().st_size
     if known and published.bytes not in (None, size):
         raise IntegrityError(f"{path} has {size:,} bytes, expected {published.bytes:,}; remove it, and run this again")
@@ -197,10 +242,23 @@ def etag_of(path: Path, part: int) -> str:
     return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
 
 
-def _address(url: str) -> str:
-    """An address without what might be a key to it."""
-    parts = urlsplit(url)
+def without_key(url: str) -> str:
+    """An address without what might be a key to it: user, query and fragment. Raises ConfigError for no address."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{shown(url[:8])}… is no address ({error}); give one such as https://host/file") from error
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _without_keys(text: str, url: str) -> str:
+    """A message of what fetches, without what might be a key."""
+    parts = urlsplit(url)
+    user, _, _ = parts.netloc.rpartition("@")
+    secrets = ([f"{user}@"] if user else []) + [part for part in (f"?{parts.query}", f"#{parts.fragment}") if part[1:]]
+    for secret in secrets:
+        text = text.replace(secret, "")
+    return text
 
 
 # --- what is made of it --------------------------------------------------------------------------------
@@ -217,14 +275,51 @@ def _config(held: Held, asked: Asked, any_size: bool) -> JMPConfig:
         warnings.warn(text, ZooWarning, stacklevel=3)
     numbers = sorted({atomic_numbers[symbol] for symbol in asked.elements}) if asked.elements else ELEMENTS
     settings = {"cutoff": _PRE_TRAINING_CUTOFF} if held.pre_trained else {}
+    _check_cutoff(held, shape)
     network = shape.model_dump(mode="json") | settings | _scales(held, asked) | {"elements": list(numbers)}
-    return JMPConfig(
-        name=name,
-        network=parse(GemNetOCConfig, network, asked.family),
-        level_of_theory=asked.level_of_theory or (MOLECULAR[asked.head] if held.pre_trained else _MD22),
-        source="-",
-        kept=held.kept,
-        head=asked.head if held.pre_trained else None,
+    told = {
+        "name": name,
+        "network": parse(GemNetOCConfig, network, asked.family).model_dump(mode="json"),
+        "level_of_theory": asked.level_of_theory or (MOLECULAR[asked.head] if held.pre_trained else _MD22),
+        "source": "-",
+        "kept": held.kept,
+        "head": asked.head if held.pre_trained else None,
+        "normalization": _normalization(held),
+    }
+    return parse(JMPConfig, told, name)
+
+
+def _normalization(held: Held) -> dict[str, float | None] | None:
+    stated = {
+        "energy_mean": held.energy_mean,
+        "energy_std": held.energy_scale,
+        "force_mean": held.force_mean,
+        "force_std": held.force_scale,
+    }
+    return stated if any(value is not None for value in stated.values()) else None
+
+
+def _check_cutoff(held: Held, shape: GemNetOCConfig) -> None:
+    """Raises ConfigError where a fine-tune states another cutoff than zoo would run it with."""
+    other = next((cutoff for cutoff in held.cutoffs if cutoff != shape.cutoff), None)
+    if other is not None:
+        raise ConfigError(
+            f"the file states a cutoff of {other:g} Å, and zoo runs fine-tunes with {shape.cutoff:g} Å alone; give a "
+            "fine-tune of that cutoff"
+        )
+
+
+def _assumed(config: JMPConfig, held: Held, asked: Asked) -> str:
+    """What nobody said of a fine-tune, and a user should look at."""
+    if held.pre_trained:
+        return ""
+    network = config.network
+    near = [network.max_neighbors, network.max_neighbors_aeaint, network.max_neighbors_qint, network.max_neighbors_aint]
+    return "; ".join(
+        ([] if asked.level_of_theory else [f"theory {config.level_of_theory}"])
+        + ([] if asked.elements else [f"elements {', '.join(chemical_symbols[one] for one in network.elements)}"])
+        + ([] if held.cutoffs else [f"cutoff {network.cutoff:g} Å"])
+        + [f"neighbours {', '.join(map(str, near))}"]
     )
 
 

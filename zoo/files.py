@@ -1,7 +1,10 @@
 """Files that exist whole or not at all, and what is in them."""
 
+import fcntl
 import hashlib
+import itertools
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _BLOCK = 1 << 20
+_replacements = itertools.count()  # a name of its own for each that one process makes
 
 
 def cache_root() -> Path:
@@ -46,21 +50,62 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its place when the block ends well."""
-    staging, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (staging, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging.mkdir(parents=True)
+    """A new folder beside ``folder`` that takes its place when the block ends well.
+
+    Where several do so at once, the last stays, whole. A link stays a link: what it leads to is replaced. What killed
+    processes of this machine left beside it is removed.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = f".{folder.name}.{socket.gethostname()}@{os.getpid()}.{next(_replacements)}"
+    staging, old = folder.with_name(f"{place}.new"), folder.with_name(f"{place}.old")
+    with _held(folder.parent):
+        _sweep(folder)
+        for leftover in (staging, old):  # of a process that had the same number
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging.mkdir()
     try:
         yield staging
-        if folder.exists():
-            folder.replace(old)
+        with _held(folder.parent):
+            _swap(folder, staging, old)
+    finally:
+        for leftover in (staging, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _swap(folder: Path, staging: Path, old: Path) -> None:
+    if folder.exists():
+        folder.replace(old)
+    try:
         staging.replace(folder)
     finally:
         if old.exists() and not folder.exists():
             old.replace(folder)
-        for leftover in (staging, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left; what one had just put aside comes back, where nothing took its place."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.{re.escape(socket.gethostname())}@([0-9]+)\.[0-9]+\.(new|old)")
+    for path in sorted(folder.parent.iterdir()):
+        left = pattern.fullmatch(path.name)
+        if left is None or is_running(left[1]):
+            continue
+        if left[2] == "old" and not folder.exists():
+            path.replace(folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Nobody else who asks so holds this folder meanwhile; a file system without locks lets everybody."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256_file(path: Path) -> str:

@@ -9,6 +9,7 @@ from zoo.config import Config
 _Size = Annotated[int, Field(ge=1, le=8192)]
 _Layers = Annotated[int, Field(ge=0, le=16)]
 _Number = Annotated[int, Field(ge=1, le=120)]
+_Element = Annotated[int, Field(ge=1, le=118)]  # that has a symbol
 
 
 class Shape(Config):
@@ -59,7 +60,7 @@ class GemNetOCConfig(Shape):
     energy_bias: bool = False  # as the heads of pre-training have it
     energy_scale: float = Field(1.0, gt=0)  # eV
     force_scale: float = Field(1.0, gt=0)  # eV/Å, of direct forces
-    elements: tuple[_Number, ...] = Field(tuple(range(1, 119)), min_length=1)  # atomic numbers
+    elements: tuple[_Element, ...] = Field(tuple(range(1, 119)), min_length=1)  # atomic numbers
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

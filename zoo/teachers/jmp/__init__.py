@@ -13,7 +13,7 @@ from zoo.potential import Traits
 from zoo.teachers.base import Teacher
 from zoo.teachers.jmp.config import PUBLISHED, JMPConfig
 from zoo.teachers.jmp.model import JMP
-from zoo.teachers.jmp.weights import CONFIG, read_config, read_weights, weights_folder, write_weights
+from zoo.teachers.jmp.weights import CONFIG, MODEL, read_config, read_weights, weights_folder, write_weights
 from zoo.tensors import WithoutParameters
 from zoo.version import __version__
 
@@ -36,7 +36,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     return Teacher(
         name=name,
         potential=potential,
-        weights_sha256=str(config.weights_sha256),
+        weights_sha256=config.digest,
         package=f"zoo {__version__}",
         level_of_theory=config.level_of_theory,
         licence_code=CODE_LICENCE,
@@ -47,7 +47,8 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
 
 def absent(name: str) -> str | None:
     """Why a teacher cannot be loaded, and what brings it here; None where its weights are."""
-    if (weights_folder(name) / CONFIG).is_file():
+    folder = weights_folder(name)
+    if (folder / CONFIG).is_file() and (folder / MODEL).is_file():
         return None
     family = name.partition("/")[0]
     if name.endswith(_FINE_TUNED):

@@ -2,9 +2,12 @@
 
 A checkpoint is a pickle, and a pickle names what is to be called when it is opened. PyTorch's own restricted reader
 knows tensors and plain containers; of other names a short list is let through, each as a class that does nothing and
-keeps nothing. Any other name refuses the file before it is opened. Tensors stay on the disk until they are read.
+keeps nothing. Any other name refuses the file before it is opened, as does a wrong checksum: the reader looks at none.
+Tensors stay on the disk until they are read.
 """
 
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +26,13 @@ from zoo.errors import IntegrityError, UnknownNameError
 from zoo.tensors import shown
 
 _MAX_PICKLE_BYTES = 64 << 20  # of names and structure, without the tensors
+_MAX_NAMES = 2000  # in a pickle, each of which becomes a class
+_LONGEST_NAME = 200  # characters
 _PICKLE = "data.pkl"
+_ALLOCATES = re.compile(  # what PyTorch lets through, takes memory that no file holds, and no weights are made of
+    r"(builtins|__builtin__)\.bytearray|torch\.(cuda\.|sparse\.)*\w+Tensor"
+    r"|torch\._utils\._rebuild_(nested_tensor|wrapper_subclass)"
+)
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 _DATA = frozenset(
     [f"pathlib.{name}" for name in _PATHS]
@@ -51,6 +60,7 @@ def open_checkpoint(path: Path) -> dict[Any, Any]:
     Raises UnknownNameError where there is no file, IntegrityError where it is no checkpoint or names what could run.
     """
     _check_archive(path)
+    _check_names(path)
     with _only([]):
         names = _names(path)
     strange = sorted(name for name in names if not is_data(name))
@@ -85,6 +95,14 @@ def _stub(name: str) -> type:
     return type(f"Without{name.rpartition('.')[2]}", (), nothing)
 
 
+def check_file(path: Path) -> None:
+    """Raises UnknownNameError where there is no file."""
+    if path.is_dir():
+        raise UnknownNameError(f"{path} is a folder; give the path of a checkpoint, or its address")
+    if not path.is_file():
+        raise UnknownNameError(f"there is no file {path}; give the path of a checkpoint, or its address")
+
+
 @contextmanager
 def _only(allowed: Sequence[Any]) -> Iterator[None]:
     """Nothing else is let through than this and what PyTorch itself does, whatever other packages have added."""
@@ -100,8 +118,7 @@ def _only(allowed: Sequence[Any]) -> Iterator[None]:
 
 def _check_archive(path: Path) -> None:
     """Raises IntegrityError for what ``torch.save`` does not write, or did not write to its end."""
-    if not path.is_file():
-        raise UnknownNameError(f"there is no file {path}; give the path of a checkpoint, or its address")
+    check_file(path)
     with path.open("rb") as stream:
         begun = stream.read(4) == b"PK\x03\x04"
     if not zipfile.is_zipfile(path):
@@ -112,12 +129,43 @@ def _check_archive(path: Path) -> None:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+    _check_members(path, members)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise _unreadable(path, error) from error
+    if damaged is not None:
+        raise IntegrityError(f"{path} is damaged: its {shown(damaged)} is not what its checksum says; {_REMEDY}")
+
+
+def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raises IntegrityError where what an archive says of itself is not what ``torch.save`` writes."""
     packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
     if packed or sum(member.file_size for member in members) > path.stat().st_size:
         raise IntegrityError(f"{path} is packed, or states more than it holds, as no checkpoint does; {_REMEDY}")
     pickles = [member.file_size for member in members if member.filename.rpartition("/")[2] == _PICKLE]
     if len(pickles) != 1 or pickles[0] > _MAX_PICKLE_BYTES:
         raise IntegrityError(f"{path} has no {_PICKLE}, several, or one that is too large; {_REMEDY}")
+
+
+def _check_names(path: Path) -> None:
+    """Raises IntegrityError for names that are no weights' own: too many, too long, or of memory without a file."""
+    found: set[str] = set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            place = next(name for name in archive.namelist() if name.rpartition("/")[2] == _PICKLE)
+            content = archive.read(place)
+        for operation, argument, _ in pickletools.genops(content):
+            if operation.name == "GLOBAL":
+                found.add(str(argument).replace(" ", "."))
+                if len(found) > _MAX_NAMES or len(str(argument)) > _LONGEST_NAME:
+                    raise IntegrityError(f"{path} has more names, or longer ones, than a checkpoint has; {_REMEDY}")
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    strange = sorted(name for name in found if _ALLOCATES.fullmatch(name))
+    if strange:
+        raise IntegrityError(f"{path} wants a {strange[0]}, which no weights are made of; {_REMEDY}")
 
 
 def _names(path: Path) -> list[str]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.config import parse
 from zoo.errors import IntegrityError
 from zoo.gemnet_oc.config import GemNetOCConfig
 from zoo.teachers.jmp.config import HEADS
-from zoo.tensors import Layout
+from zoo.tensors import Layout, shown
 
 Weights = Literal["ema", "raw"]
 SIZES = (  # that shapes of tensors tell, and that the published models have each their own of
@@ -50,8 +50,11 @@ _PRE_TRAINED = "embedding.atom_embedding.weight"  # by which the layout is known
 _ALIAS, _ALIASED = ".seq_energy_pre.", ".layers."
 _OFFSET, _TEMPERATURE = ".rbf.offset", ".rbf.temps"
 _STEPS = "task_steps."
-_AWAY = 0.5  # cosine of an average with what it averages, below which it is of another tensor
-_SAMPLE = 4096  # numbers of a tensor that are compared
+_ENERGY, _FORCE = ("y", "energy"), ("force", "forces")  # under either name
+_CHUNK = 1 << 20  # numbers of a tensor that are compared at a time
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LONGEST_NAME = 200  # characters, of a tensor or a task
+SMALLEST, LARGEST = 1e-12, 1e12  # that a scale lies between
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class Held:
     pre_trained: bool
     energy_scale: float | None  # None where the file does not say
     force_scale: float | None
+    energy_mean: float | None = None  # stated, too
+    force_mean: float | None = None
+    cutoffs: tuple[float, ...] = ()  # Å, that the file states, of a fine-tune
 
     @property
     def layout(self) -> Layout:
@@ -83,6 +89,7 @@ def take(checkpoint: Mapping[Any, Any], head: str, weights: Weights) -> Held:
 
     ``weights`` are the averaged ones or the last; a fine-tuned file without an average gives the last.
     """
+    checkpoint = _mapping(checkpoint)
     state = _state(checkpoint)
     names = _without_copies(state)
     pre_trained = _PRE_TRAINED in state
@@ -99,8 +106,16 @@ def take(checkpoint: Mapping[Any, Any], head: str, weights: Weights) -> Held:
         tasks = settings.get("tasks")
         settings = _mapping(tasks[place]) if isinstance(tasks, (list, tuple)) and len(tasks) == len(HEADS) else {}
         chosen = _of_head(chosen, place)
-    energy, force = (_deviation(settings, keys) for keys in (("y", "energy"), ("force", "forces")))
-    return Held(chosen, "raw" if averages is None else "ema", pre_trained, energy, force)
+    return Held(
+        chosen,
+        "raw" if averages is None else "ema",
+        pre_trained,
+        energy_scale=_deviation(settings, _ENERGY),
+        force_scale=_deviation(settings, _FORCE),
+        energy_mean=_stated(settings, _ENERGY, "mean"),
+        force_mean=_stated(settings, _FORCE, "mean"),
+        cutoffs=() if pre_trained else _cutoffs(settings),
+    )
 
 
 def shape_of(held: Held) -> GemNetOCConfig:
@@ -180,22 +195,30 @@ _INTERACTIONS = (  # what the sizes are called, the module, and its last layer
 
 def _state(checkpoint: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Tensors of numbers by name, without those of the training's own. Raises IntegrityError."""
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, dict) or not state:
+    state = dict(_mapping(checkpoint.get("state_dict")))
+    if not state:
         raise IntegrityError("the file has no state_dict, which holds the weights; give a checkpoint of JMP")
     for name, tensor in state.items():
         if not isinstance(name, str):
             raise IntegrityError(f"state_dict has a {type(name).__name__} for a name; fetch the file again")
+        if len(name) > _LONGEST_NAME:
+            raise IntegrityError(f"state_dict has the name {shown(name)}, too long for a weight; fetch the file again")
         if not name.startswith(_STEPS):
             _check_tensor(name, tensor)
-    return dict(state)
+    return state
 
 
 def _check_tensor(name: str, tensor: Any) -> None:
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise IntegrityError(f"{name[:100]!r} is no plain tensor but a {type(tensor).__name__}; fetch the file again")
-    if not tensor.is_floating_point():
-        raise IntegrityError(f"{name[:100]!r} holds {tensor.dtype}, expected real numbers; fetch the file again")
+    """Raises IntegrityError for all but numbers that lie in the file one after the other."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and not vars(tensor)
+    if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise IntegrityError(f"{shown(name)} is no plain tensor but a {type(tensor).__name__}; fetch the file again")
+    if tensor.dtype not in _TYPES:
+        raise IntegrityError(f"{shown(name)} holds {tensor.dtype}, expected real numbers; fetch the file again")
+    storage = tensor.untyped_storage()
+    room = storage.nbytes() // tensor.element_size() - tensor.storage_offset()
+    if not tensor.is_contiguous() or tensor.numel() > room or storage.resizable():  # memory can be resized, files not
+        raise IntegrityError(f"{shown(name)} does not lie in the file number by number; fetch the file again")
 
 
 def _without_copies(state: Mapping[str, Tensor]) -> list[str]:
@@ -254,17 +277,23 @@ _RAW = "fetch the file again, or take its last weights with --weights raw"
 
 
 def _check_average(name: str, average: Tensor, last: Tensor) -> None:
+    """Raises IntegrityError where an average is farther from the last value than that is from zero."""
     if average.shape != last.shape:
         shapes = f"the shape {list(average.shape)}, expected {list(last.shape)}"
         raise IntegrityError(f"the averaged {name} (ema) has {shapes}; {_RAW}")
-    one, other = (tensor.detach().reshape(-1)[:_SAMPLE].double() for tensor in (average, last))
-    if last.dim() > 1 and last.numel() >= 64 and bool(one @ other < _AWAY * one.norm() * other.norm()):
+    away = norm = 0.0  # squares
+    ours, its = average.detach().view(-1), last.detach().view(-1)
+    for start in range(0, ours.numel(), _CHUNK):
+        one, other = (tensor[start : start + _CHUNK].double() for tensor in (ours, its))
+        away += float((one - other).square().sum())
+        norm += float(other.square().sum())
+    if away > 0 and away >= norm:  # what is not finite is refused when it is written
         raise IntegrityError(f"the averaged {name} (ema) is no average of its last value, but of another one's; {_RAW}")
 
 
 def _of_head(tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
     """The names of a fine-tuned network, with one pair of heads. Raises IntegrityError where there are not all."""
-    heads = re.compile(r"output\.(out_energy|out_forces)\.(\d+)\.(.+)")
+    heads = re.compile(r"output\.(out_energy|out_forces)\.([0-9]{1,3})\.(.+)")
     found, places = {}, set()
     for name, tensor in tensors.items():
         match = heads.fullmatch(name)
@@ -292,21 +321,47 @@ def _check_tasks(state: Mapping[str, Tensor], settings: Mapping[Any, Any]) -> No
 
 
 def _plain(name: object) -> str:
-    return "".join(letter for letter in str(name).lower() if letter.isalnum())
+    """The letters and digits of a name; none of what is no name."""
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return ""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _deviation(settings: Mapping[Any, Any], keys: tuple[str, ...]) -> float | None:
     """The standard deviation that a quantity was divided by, None where none is stated. Raises IntegrityError."""
+    value = _stated(settings, keys, "std")
+    if value is not None and not SMALLEST < value < LARGEST:
+        raise IntegrityError(f"the file says that {keys[0]} was divided by {value}; give a checkpoint of JMP")
+    return value
+
+
+def _stated(settings: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> float | None:
+    """The mean or the std of a quantity, None where none is stated. Raises IntegrityError for no number of eV."""
     stated = _mapping(settings.get("normalization"))
-    value = next((_mapping(stated[key]).get("std") for key in keys if key in stated), None)
-    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type == "cpu":
+    value = next((_mapping(stated[key]).get(what) for key in keys if key in stated), None)
+    if type(value) is Tensor and value.numel() == 1:
+        _check_tensor(what, value)
         value = value.item()
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
-    if not 0 < value < float("inf"):
-        raise IntegrityError(f"the file says that {keys[0]} was divided by {value}; give a checkpoint of JMP")
+    if not -LARGEST < value < LARGEST:  # before it is a float: an int can be larger than any
+        raise IntegrityError(
+            f"the file says that the {what} of {keys[0]} is beyond {LARGEST:g}; give a checkpoint of JMP"
+        )
     return float(value)
 
 
+def _cutoffs(settings: Mapping[Any, Any]) -> tuple[float, ...]:
+    """Each cutoff that the settings of a fine-tune state, of one kind of edges or of all."""
+    found: list[object] = []
+    for part in (settings, _mapping(settings.get("backbone"))):
+        for key in ("cutoff", "cutoffs"):
+            stated = part.get(key)
+            found += _mapping(stated).values() if isinstance(stated, dict) else [stated]
+    numbers = [value for value in found if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return tuple(float(value) for value in numbers if 0 < value < LARGEST)
+
+
 def _mapping(value: object) -> Mapping[Any, Any]:
-    return value if isinstance(value, dict) else {}
+    """A plain dictionary, whatever attributes a pickle gave to one."""
+    return dict(dict.items(value)) if isinstance(value, dict) else {}

@@ -1,6 +1,6 @@
 """A folder of weights: ``config.json`` and ``model.safetensors``, whole or not at all, and not believed when read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -27,7 +27,13 @@ def weights_folder(name: str) -> Path:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises ConfigError where something else than a folder of weights would be lost."""
+    """Raises ConfigError where something else than a folder of weights would be lost, or none can be."""
+    whole = folder.resolve()
+    if Path.cwd().is_relative_to(whole):
+        raise ConfigError(f"{folder} is the folder that you are in, or holds it; choose another folder")
+    stop = next((parent for parent in whole.parents if parent.exists() and not parent.is_dir()), None)
+    if stop is not None:
+        raise ConfigError(f"{folder} cannot be made, because {stop} is a file; choose another folder")
     if not folder.exists():
         return
     strange = sorted({path.name for path in folder.iterdir()} - {CONFIG, MODEL}) if folder.is_dir() else [folder.name]
@@ -45,10 +51,12 @@ def write_weights(folder: Path, config: JMPConfig, network: GemNetOC) -> JMPConf
     return write_tensors(folder, config, network.state_dict())
 
 
-def write_tensors(folder: Path, config: JMPConfig, tensors: Mapping[str, Tensor]) -> JMPConfig:
-    """The same from a network's tensors by name."""
+def write_tensors(
+    folder: Path, config: JMPConfig, tensors: Mapping[str, Tensor], check: Callable[[], None] = lambda: None
+) -> JMPConfig:
+    """The same from a network's tensors by name; where ``check`` raises, after all was read, nothing is replaced."""
     check_replaceable(folder)
-    numbers = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    numbers = _apart({name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()})
     expected = layout_of(without_numbers(config))
     if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in numbers.items()} != expected:
         raise ConfigError(f"the weights of {config.name} have another shape than its config says; give their own")
@@ -62,7 +70,19 @@ def write_tensors(folder: Path, config: JMPConfig, tensors: Mapping[str, Tensor]
         (staging / MODEL).chmod((staging / CONFIG).stat().st_mode)  # safetensors lets nobody else read its files
         sync(staging / MODEL)
         sync(staging)
+        check()
     return whole
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those that share their numbers with one before as copies: safetensors writes none that do."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def read_config(folder: Path) -> JMPConfig:
