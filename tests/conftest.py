@@ -25,6 +25,7 @@ _OPTIONAL = {  # marker -> package, how to get it
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    os.environ["ZOO_COMPILE"] = "never"  # the kernels' own tests compile them, once
     if huggingface_hub.constants.is_offline_mode():  # the client reads the variable once, when it is imported
         raise pytest.UsageError("HF_HUB_OFFLINE is set, which keeps the client from the tests' own hub; unset it")
 
@@ -71,7 +72,6 @@ def no_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("ZOO_COMPILE", "never")  # the kernels' own tests compile them, once
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
