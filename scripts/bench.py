@@ -18,7 +18,7 @@ from zoo.evaluate.environment import hardware, versions
 from zoo.evaluate.speed import Timing, time_calls
 from zoo.files import atomic_write
 
-SIZES = (1, 2, 3, 4)  # conventional cells along each axis
+SIZES = (1, 2, 3)  # conventional cells along each axis; with 4 SevenNet takes many minutes
 OWN = {"SevenNet-0": "7net-0", "SevenNet-l3i5": "7net-l3i5"}  # as the package sevenn calls them
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="model folder of a student of silicon")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="cells along each axis")
     arguments = parser.parse_args()
     student = zoo.load(arguments.model)
     if not student.compiled:
@@ -38,7 +39,7 @@ def main() -> None:
         **{name: sevennet_calculator(model) for name, model in OWN.items()},
     }
     rows = []
-    for size in SIZES:
+    for size in arguments.sizes:
         atoms = bulk("Si", "diamond", a=5.46, cubic=True).repeat(size)
         random = np.random.default_rng(size)
         times = time_calls(calculators, atoms, repeats=arguments.repeats, generator=random, threads=arguments.threads)
