@@ -122,6 +122,16 @@ def test_a_verdict_is_asked_for_once_for_each_type(folder: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("kernels")
+def test_a_verdict_is_of_the_whole_potential_and_of_the_code_it_was_passed_on(folder: Path) -> None:
+    """The cutoff is no weight; and another compiler may have made the library of the same name."""
+    potential = read(folder, compile=False).potential
+    nearer = build_student(potential.config.model_copy(update={"cutoff": 3.9})).to(potential.dtype)
+    nearer.load_state_dict(potential.state_dict())
+    keys = {execution._key(one, library) for one in (potential, nearer) for library in ("a", "b")}
+    assert len(keys) == 4
+
+
+@pytest.mark.usefixtures("kernels")
 def test_a_verdict_that_is_not_whole_is_made_anew(folder: Path) -> None:
     read(folder)
     (path,) = verdicts()

@@ -20,7 +20,7 @@ from zoo.config import Config, read_json, write_json
 from zoo.derivatives import stress_of, sum_over_structures
 from zoo.errors import CapabilityError, ConfigError, ZooWarning
 from zoo.graph import Graph
-from zoo.kernels import PaiNNKernel, compile_kernels
+from zoo.kernels import PaiNNKernel
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, Prediction, given
 from zoo.students import PaiNN
@@ -32,7 +32,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
 class Verdict(Config):
-    """``verdicts/<weights>.json`` beside the compiled code: how far it was from PyTorch."""
+    """``verdicts/<digest>.json`` beside the compiled code: how far it was from PyTorch."""
 
     energy_meV: float  # of an atom
     force_meV_A: float
@@ -106,9 +106,9 @@ def compiled(potential: Potential, compile: Compile, structures: Sequence[Atoms]
 
 def _verdict(found: Compiled, structures: Sequence[Atoms]) -> Verdict:
     """The one that is kept, or a new one, which is kept where the cache can be written to."""
-    folder = compile_kernels().folder
-    assert folder is not None  # there is a kernel
-    path = folder / "verdicts" / f"{_key(found.potential)}-torch{torch.__version__}.json"
+    code = found.kernel.compiled
+    assert code.folder is not None  # there is a kernel
+    path = code.folder / "verdicts" / f"{_key(found.potential, code.name)}.json"
     with suppress(ConfigError):  # none, or not whole
         return read_json(Verdict, path)
     verdict = try_out(found, structures)
@@ -117,9 +117,9 @@ def _verdict(found: Compiled, structures: Sequence[Atoms]) -> Verdict:
     return verdict
 
 
-def _key(potential: PaiNN) -> str:
-    """A digest of the weights, in their type."""
-    content = hashlib.sha256()
+def _key(potential: PaiNN, library: str) -> str:
+    """A digest of all that a verdict is of: the potential, the compiled code, and PyTorch."""
+    content = hashlib.sha256(f"{potential.config.model_dump_json()} {library} {torch.__version__}".encode())
     for name, tensor in sorted(potential.state_dict().items()):
         content.update(f"{name} {tensor.dtype}".encode())
         content.update(tensor.contiguous().numpy().tobytes())

@@ -25,7 +25,7 @@ THREADS = ("-fopenmp", "-fopenmp-simd")  # the second where the compiler has no 
 _COMPILERS = ("c++", "g++", "clang++")
 _PATIENCE = 300  # seconds
 _turn = threading.Lock()
-_loaded: dict[Path, ctypes.CDLL] = {}
+_loaded: dict[Path, tuple[ctypes.CDLL, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Compiled:
     library: ctypes.CDLL | None
     reason: str = ""
     folder: Path | None = None  # that the library is kept in, and what belongs to it
+    name: str = ""  # the digest of the library's content
 
 
 class _NoLibraryError(Exception):
@@ -48,18 +49,19 @@ def compile_kernels() -> Compiled:
     """
     try:
         with _turn:
-            return Compiled(*_find_or_build())
+            return _find_or_build()
     except _NoLibraryError as error:
         return Compiled(None, str(error))
     except OSError as error:
         return Compiled(None, f"the library could not be kept in {cache_root() / 'kernels'} ({error})")
 
 
-def _find_or_build() -> tuple[ctypes.CDLL, str, Path]:
+def _find_or_build() -> Compiled:
     folder = cache_root() / "kernels" / _digest()
     if folder not in _loaded:
         _loaded[folder] = _open_kept(folder) or _open(_build_aloud(_find_compiler(), folder))
-    return _loaded[folder], "", folder
+    library, name = _loaded[folder]
+    return Compiled(library, folder=folder, name=name)
 
 
 def _find_compiler() -> list[str]:
@@ -90,21 +92,21 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU"))}))
 
 
-def _open_kept(folder: Path) -> ctypes.CDLL | None:
+def _open_kept(folder: Path) -> tuple[ctypes.CDLL, str] | None:
     """A library of the cache that is whole: a truncated one would end the process that opens it."""
     for path in sorted(folder.glob("*.so")):
         if path.stem == hashlib.sha256(path.read_bytes()).hexdigest():
             try:
-                return ctypes.CDLL(str(path))
+                return ctypes.CDLL(str(path)), path.stem
             except OSError:
                 pass
         path.unlink(missing_ok=True)
     return None
 
 
-def _open(path: Path) -> ctypes.CDLL:
+def _open(path: Path) -> tuple[ctypes.CDLL, str]:
     try:
-        return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path)), path.stem
     except OSError as error:
         raise _NoLibraryError(f"the compiled library cannot be opened ({error})") from error
 

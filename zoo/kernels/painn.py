@@ -48,6 +48,7 @@ class PaiNNKernel:
             raise CapabilityError(
                 f"no kernel: {compiled.reason}; install a C++ compiler, or let PyTorch run the student"
             )
+        self.compiled = compiled
         suffix, config = _SUFFIX[self.dtype], student.config
         if knots is None:
             tabulated = self.dtype == torch.float32 and config.radials >= _SHORTEST
