@@ -59,14 +59,14 @@ def replacing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = f".{folder.name}.{socket.gethostname()}@{os.getpid()}.{next(_replacements)}"
     staging, old = folder.with_name(f"{place}.new"), folder.with_name(f"{place}.old")
-    with _held(folder.parent):
+    with alone_in(folder.parent):
         _sweep(folder)
         for leftover in (staging, old):  # of a process that had the same number
             shutil.rmtree(leftover, ignore_errors=True)
         staging.mkdir()
     try:
         yield staging
-        with _held(folder.parent):
+        with alone_in(folder.parent):
             _swap(folder, staging, old)
     finally:
         for leftover in (staging, old):
@@ -97,8 +97,8 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Nobody else who asks so holds this folder meanwhile; a file system without locks lets everybody."""
+def alone_in(folder: Path) -> Iterator[None]:
+    """No other process that asks so works in a folder meanwhile, where the file system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -4,10 +4,9 @@ A file is ``<folder>/<source>/<file name>``, or a copy of one's own right in the
 folder keeps the digests of what was verified there, so that it is read once, and those that nobody has published.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from zoo.config import Config, read_json, write_json
 from zoo.data.download import check_digest, digest_of, download
 from zoo.data.sources import Digest, Source, SourceFile, get_file, get_source
 from zoo.errors import ConfigError, IntegrityError, UnknownNameError
-from zoo.files import cache_root
+from zoo.files import alone_in, cache_root
 
 DATA_FOLDERS = "ZOO_DATA"  # the variable that names the folders of data sets
 RECORDS = ".zoo-digests.json"  # in folders of the user too, where common names are taken
@@ -223,19 +222,7 @@ def _remember(copy: _Copy, digest: Digest, *, accepted: bool) -> None:
         )
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            with _alone(folder):
+            with alone_in(folder):
                 write_json(folder / RECORDS, Records(files=_read(folder).files | {key: record}))
             if folder in data_folders():
                 return
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process writes the records of a folder meanwhile, where the file system has locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -32,16 +32,15 @@ class GemNetOCStudentConfig(Shape, Architecture):
     def direct(self) -> bool:
         return self.forces == "direct"
 
-    @property
-    def network(self) -> GemNetOCConfig:
-        """The network without scales: these are the student's."""
+    def to_network(self) -> GemNetOCConfig:
+        """The network without scales, which are the student's. Raises ValueError where it cannot be one."""
         shape = {key: getattr(self, key) for key in Shape.model_fields}
         numbers = tuple(sorted(atomic_numbers[symbol] for symbol in self.elements))
         return GemNetOCConfig(**shape, cutoff=self.cutoff, elements=numbers)
 
     @model_validator(mode="after")
     def _is_a_network(self) -> Self:
-        self.network  # noqa: B018  # whose schema says what does not fit
+        self.to_network()  # whose schema says what does not fit
         return self
 
 
@@ -52,7 +51,7 @@ class GemNetOCStudent(Student):
 
     def __init__(self, config: GemNetOCStudentConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
-        self.network = GemNetOC(config.network)
+        self.network = GemNetOC(config.to_network())
         self.traits = self.network.traits
         _initialise(self.network, generator)
 
@@ -95,7 +94,7 @@ def mismatch(config: GemNetOCStudentConfig, teacher: Potential) -> str | None:
                 return "student.forces is direct, but the teacher has no force branch to start from; set it to gradient"
         elif own != theirs:
             return f"student.{key} is {own}, but the teacher's network has {theirs}; set it to that"
-    unknown = set(config.network.elements) - set(range(1, teacher.config.num_elements + 1))
+    unknown = set(config.to_network().elements) - set(range(1, teacher.config.num_elements + 1))
     return f"the teacher has no embedding of element {min(unknown)}; remove it" if unknown else None
 
 

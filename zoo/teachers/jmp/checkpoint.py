@@ -132,7 +132,7 @@ def _check_archive(path: Path) -> None:
     _check_members(path, members)
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged = archive.testzip()  # raises the last two for what is encrypted, or packed by an unknown method
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
         raise _unreadable(path, error) from error
     if damaged is not None:
