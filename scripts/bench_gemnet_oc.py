@@ -244,18 +244,31 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     numbers: dict[Case, dict[str, list[float]]] = {}
     for case in cases(arguments, fairchem=fairchem):
-        found = in_process(case, arguments)
-        numbers[case] = found.pop("numbers", {})
+        before = kept(arguments.keep, case)
+        found = before or in_process(case, arguments)
+        numbers[case] = found.get("numbers", {})
         ours = numbers.get(Case("zoo", case.size, case.quantity, case.atoms), {})
         if case.whose == "fairchem" and ours and numbers[case]:
             found["deviation"] = deviation(ours, numbers[case])
-        rows.append(asdict(case) | found)
-        print(f"{case.title}: {json.dumps(found)}", flush=True)
+        if arguments.keep is not None and before is None:
+            with arguments.keep.open("a") as file:
+                print(json.dumps(asdict(case) | found), file=file)
+        rows.append(asdict(case) | {key: value for key, value in found.items() if key != "numbers"})
+        print(f"{case.title}: {json.dumps(rows[-1])}", flush=True)
     if not rows:
         raise SystemExit(
             f"no case holds {arguments.only!r}; a title is like {Case('zoo', 'L', 'direct forces', 148).title!r}"
         )
     return rows
+
+
+def kept(path: Path | None, case: Case) -> dict[str, Any] | None:
+    """What a case gave in a run before, which was cut off."""
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    for found in map(json.loads, lines):
+        if all(found[key] == value for key, value in asdict(case).items()):
+            return {key: value for key, value in found.items() if key not in asdict(case)}
+    return None
 
 
 def deviation(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> float:
@@ -358,6 +371,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="S with up to 30 atoms; prints and writes nothing")
     parser.add_argument("--only", default="", help="cases whose title, as printed, holds this; writes nothing")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keeps a line a case, and does not run those again")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:

@@ -31,8 +31,8 @@ from zoo.distill.train import start, train, train_step
 from zoo.evaluate.accuracy import accuracy
 from zoo.evaluate.compare import phonons_of
 from zoo.evaluate.environment import hardware, versions
-from zoo.evaluate.phonons import Phonons, phonon_mae
 from zoo.files import atomic_write
+from zoo.phonons import Phonons, phonon_mae
 from zoo.pipeline import labels_digest, make_labels, read_labels
 from zoo.recipe import Recipe, read_recipe
 from zoo.run import Run

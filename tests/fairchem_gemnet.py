@@ -75,7 +75,7 @@ def _build(ours: GemNetT) -> nn.Module:
     config = ours.config
     stand_ins = {
         "torch_scatter": module("torch_scatter", scatter=scatter, segment_csr=segment_csr),
-        "torch_sparse": module("torch_sparse", SparseTensor=_Sparse),
+        "torch_sparse": module("torch_sparse", SparseTensor=Sparse),
     }
     return import_model("fairchem.core.models.gemnet.gemnet", stand_ins).GemNetT(
         num_spherical=config.sphericals,
@@ -216,18 +216,35 @@ def segment_csr(src: Tensor, indptr: Tensor, reduce: str = "sum") -> Tensor:
     return total[indptr[1:]] - total[indptr[:-1]]
 
 
-class _Sparse:
-    """Rows of a sparse matrix with a number in each entry, to be chosen by an index with repetitions."""
+class Sparse:
+    """A sparse matrix with a number in each entry, of which rows are chosen, also several times."""
 
-    def __init__(self, row: Tensor, col: Tensor, value: Tensor, sparse_sizes: tuple[int, int]) -> None:
-        order = row.argsort(stable=True)
-        self.rows, self.values, self.sizes = row[order], value[order], sparse_sizes
-        self.storage = SimpleNamespace(row=lambda: self.rows, value=lambda: self.values)
+    def __init__(
+        self, row: Tensor, col: Tensor, value: Tensor, sparse_sizes: tuple[int, int], is_sorted: bool = False
+    ) -> None:
+        order = torch.arange(len(row)) if is_sorted else (row * (int(sparse_sizes[1]) + 1) + col).argsort(stable=True)
+        self.rows, self.columns, self.values = row[order], col[order], value[order]
+        self.sizes = (int(sparse_sizes[0]), int(sparse_sizes[1]))
+        self.storage = SimpleNamespace(row=lambda: self.rows, col=lambda: self.columns, value=lambda: self.values)
 
-    def __getitem__(self, index: Tensor) -> "_Sparse":
+    def set_value_(self, value: Tensor, layout: str | None = None) -> "Sparse":
+        assert layout in ("coo", None), layout
+        self.values = value
+        return self
+
+    def coo(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.rows, self.columns, self.values
+
+    def sparse_size(self, dim: int) -> int:
+        return self.sizes[dim]
+
+    def sparse_sizes(self) -> tuple[int, int]:
+        return self.sizes
+
+    def __getitem__(self, index: Tensor) -> "Sparse":
         counts = torch.bincount(self.rows, minlength=self.sizes[0])
         starts = counts.cumsum(0) - counts
         new_rows = torch.arange(len(index)).repeat_interleave(counts[index])
         within = torch.arange(len(new_rows)) - (counts[index].cumsum(0) - counts[index])[new_rows]
         chosen = starts[index][new_rows] + within
-        return _Sparse(new_rows, within, self.values[chosen], (len(index), self.sizes[1]))
+        return Sparse(new_rows, self.columns[chosen], self.values[chosen], (len(index), self.sizes[1]), is_sorted=True)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import torch
 from ase import Atoms
-from fairchem_gemnet import default_type, import_model, module, scatter, segment_csr
+from fairchem_gemnet import Sparse, default_type, import_model, module, scatter, segment_csr
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -86,7 +86,7 @@ def _build(ours: GemNetOC) -> nn.Module:
     config = ours.config
     stand_ins = {
         "torch_scatter": module("torch_scatter", scatter=scatter, segment_csr=segment_csr, segment_coo=_segment_coo),
-        "torch_sparse": module("torch_sparse", SparseTensor=_Sparse),
+        "torch_sparse": module("torch_sparse", SparseTensor=Sparse),
     }
     return import_model("fairchem.core.models.gemnet_oc.gemnet_oc", stand_ins).GemNetOC(
         **{name: value for name, value in dict(config).items() if name.startswith(_SHAPE)},
@@ -159,37 +159,3 @@ def _segment_coo(
 ) -> Tensor:
     assert out is None, "a new tensor only"
     return scatter(src, index, dim_size=dim_size, reduce=reduce)
-
-
-class _Sparse:
-    """A sparse matrix with a number in each entry, of which rows are chosen, also several times."""
-
-    def __init__(
-        self, row: Tensor, col: Tensor, value: Tensor, sparse_sizes: tuple[int, int], is_sorted: bool = False
-    ) -> None:
-        order = torch.arange(len(row)) if is_sorted else (row * (int(sparse_sizes[1]) + 1) + col).argsort(stable=True)
-        self.rows, self.columns, self.values = row[order], col[order], value[order]
-        self.sizes = (int(sparse_sizes[0]), int(sparse_sizes[1]))
-        self.storage = SimpleNamespace(row=lambda: self.rows, col=lambda: self.columns, value=lambda: self.values)
-
-    def set_value_(self, value: Tensor, layout: str | None = None) -> "_Sparse":
-        assert layout in ("coo", None), layout
-        self.values = value
-        return self
-
-    def coo(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.rows, self.columns, self.values
-
-    def sparse_size(self, dim: int) -> int:
-        return self.sizes[dim]
-
-    def sparse_sizes(self) -> tuple[int, int]:
-        return self.sizes
-
-    def __getitem__(self, index: Tensor) -> "_Sparse":
-        counts = torch.bincount(self.rows, minlength=self.sizes[0])
-        starts = counts.cumsum(0) - counts
-        new_rows = torch.arange(len(index)).repeat_interleave(counts[index])
-        within = torch.arange(len(new_rows)) - (counts[index].cumsum(0) - counts[index])[new_rows]
-        chosen = starts[index][new_rows] + within
-        return _Sparse(new_rows, self.columns[chosen], self.values[chosen], (len(index), self.sizes[1]), is_sorted=True)

@@ -1,5 +1,8 @@
 """The ASE calculator: the same numbers as the potential, and an error where they would mean nothing."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import structures as scenes
@@ -9,10 +12,11 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_stress
 
 import zoo
-from zoo.calculator import ZooCalculator, elements_text
+from zoo.calculator import Follower, ZooCalculator, elements_text
 from zoo.errors import DivergedError, DomainError, StructureError
 from zoo.graph import Graph
 from zoo.neighbors import build_graph
+from zoo.potential import Prediction
 from zoo.students import PaiNN
 from zoo.teachers import load_teacher
 
@@ -88,6 +92,94 @@ def test_the_check_sees_each_structure_with_its_edges_and_can_stop_it(student: P
     atoms.set_cell(atoms.cell * 2, scale_atoms=True)
     with pytest.raises(DomainError, match="too large"):
         atoms.get_forces()
+
+
+def test_the_check_is_asked_again_when_atoms_come_nearer_than_it_has_seen_and_not_before(student: PaiNN) -> None:
+    seen: list[float] = []
+
+    def check(atoms: Atoms, graph: Graph) -> None:
+        seen.append(float(graph.edge_vectors().norm(dim=1).min()))
+        if seen[-1] < 2.1:
+            raise DomainError("too near")
+
+    atoms = scenes.dimer(SI)
+    axis = np.array([0.0, 0.0, 1.0])
+    atoms.calc = ZooCalculator(student, check=check)
+    for distance in (2.3, 2.35, 2.32, 2.28, 2.29):
+        atoms.positions[1] = atoms.positions[0] + distance * axis
+        atoms.get_forces()
+    assert seen == pytest.approx([2.3, 2.28])
+    atoms.positions[1] = atoms.positions[0] + 2.09 * axis
+    for _ in range(2):
+        with pytest.raises(DomainError, match="too near"):
+            atoms.get_forces()
+    atoms.positions[1] = atoms.positions[0] + 2.3 * axis
+    assert np.isfinite(atoms.get_forces()).all()
+
+
+def test_a_follower_is_made_once_a_search_for_neighbours(student: PaiNN) -> None:
+    made, atoms = [], scenes.crystal(SI)
+
+    def follow(edges: Graph) -> Follower:
+        made.append(edges)
+        graph = build_graph(atoms, student.cutoff)
+
+        def follower(positions: torch.Tensor, *, stress: bool) -> tuple[Prediction, float]:
+            return student.predict(graph.with_geometry(positions, graph.cells), stress=stress), 2.0
+
+        return follower
+
+    calculator = ZooCalculator(student, follow=follow)
+    atoms.calc = calculator
+    for _ in range(3):
+        atoms.positions[0] += 0.02
+        expected = student.predict(build_graph(atoms, student.cutoff)).forces
+        np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-12)
+    assert len(made) == calculator.neighbors.searches == 1
+    atoms.set_cell(atoms.cell * 1.01, scale_atoms=True)
+    atoms.get_forces()
+    assert len(made) == calculator.neighbors.searches == 2
+
+
+def test_what_changes_of_a_structure_is_seen_and_the_rest_is_remembered(student: PaiNN, crystal: Atoms) -> None:
+    def forces(atoms: Atoms) -> np.ndarray:
+        return np.asarray(student.predict(build_graph(atoms, student.cutoff)).forces)
+
+    for change in ("positions", "cell", "pbc", "more", "back"):
+        if change == "positions":
+            crystal.positions[0] += 0.1
+        elif change == "cell":
+            crystal.set_cell(crystal.cell * 1.02)
+        elif change == "pbc":
+            crystal.pbc = (True, True, False)
+        elif change == "more":
+            crystal.append("Si")
+            crystal.positions[-1] = crystal.positions[0] + (1.0, 1.5, 1.2)
+        else:
+            del crystal[-1]
+        np.testing.assert_allclose(crystal.get_forces(), forces(crystal), atol=1e-12, err_msg=change)
+        before = crystal.calc.results
+        crystal.get_potential_energy()
+        assert crystal.calc.results is before
+    crystal.calc.reset()
+    assert not crystal.calc.results
+    np.testing.assert_allclose(crystal.get_forces(), forces(crystal), atol=1e-12)
+
+
+def test_a_calculator_that_was_used_can_be_copied_and_sent(crystal: Atoms) -> None:
+    expected = crystal.get_forces()
+    for calculator in (copy.deepcopy(crystal.calc), pickle.loads(pickle.dumps(crystal.calc))):
+        moved = crystal.copy()
+        moved.positions += 0.01
+        moved.calc = calculator
+        np.testing.assert_allclose(moved.get_forces(), expected, atol=1e-10)
+
+
+def test_a_potential_without_stress_has_none_of_a_crystal_either(crystal: Atoms) -> None:
+    crystal.calc = ZooCalculator(load_teacher("stillinger-weber/direct-teacher").potential)
+    with pytest.raises(PropertyNotImplementedError, match="gives no stress"):
+        crystal.get_stress()
+    assert "stress" not in crystal.calc.results
 
 
 def test_an_unknown_element_is_an_error_whatever_the_check(crystal: Atoms) -> None:

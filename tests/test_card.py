@@ -19,7 +19,6 @@ from zoo.hub.card_lint import lint_card
 from zoo.hub.catalogue import entries
 from zoo.licences import TERMS
 from zoo.recipe import Recipe
-from zoo.students import PaiNNConfig
 
 NAME = "stillinger-weber/silicon-student"
 FIGURES = ("figures/energy_drift.png", "figures/force_parity.png", "figures/phonon_bands.png")
@@ -85,7 +84,7 @@ def example_context(**changes: Any) -> CardContext:
     config = ArtifactConfig(
         name=NAME,
         licence=changes.pop("licence", recipe.licence),
-        architecture=PaiNNConfig(elements=("Si",), channels=32),
+        architecture=recipe.student,
         domain=Domain(
             elements=("Si",),
             pbc=(True, True, True),

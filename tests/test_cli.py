@@ -10,7 +10,6 @@ from pathlib import Path
 
 import ase.io
 import pytest
-from ase import Atoms
 from ase.build import bulk
 from click.testing import CliRunner
 
@@ -22,6 +21,7 @@ from zoo.licences import is_commercial
 
 STUDENT = "stillinger-weber/tiny-student"
 COMMANDS = (
+    "bench",
     "card",
     "check",
     "convert",
@@ -36,9 +36,11 @@ COMMANDS = (
     "publish",
     "pull",
     "recipe",
+    "relax",
     "reproduce",
     "seal",
     "train",
+    "warm",
 )
 
 
@@ -293,159 +295,11 @@ def test_a_note_of_zoo_is_one_line_on_stderr(monkeypatch):
     assert "old news" not in result.stdout
 
 
-def test_check_recomputes_the_probe(made):
-    result = ask("check", "stillinger-weber/tiny-student", "--hub", made / "hub", "--json", "--device", "cpu")
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["passed"] is True
-
-
-def test_dynamics_writes_a_trajectory(made, tmp_path):
-    trajectory = tmp_path / "si.traj"
-    result = ask(
-        "md",
-        "stillinger-weber/tiny-student",
-        silicon(tmp_path),
-        "--hub",
-        made / "hub",
-        *("--steps", 20, "--every", 5, "--temperature", 50, "--output", trajectory, "--device", "cpu"),
-    )
-    assert result.exit_code == 0, result.output
-    frames = ase.io.read(trajectory, index=":")
-    assert len(frames) == 5
-    assert (frames[-1].positions != frames[0].positions).any()
-
-
-@pytest.mark.parametrize("name", ["stillinger-weber/teacher", "./model"])
-def test_dynamics_with_a_teacher_and_with_a_folder(name, made, tmp_path, monkeypatch):
-    monkeypatch.chdir(made / "run")
-    result = ask("md", name, silicon(tmp_path), "--steps", 4, "--every", 2, "--temperature", 50, "--device", "cpu")
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert lines[0].startswith("Engine stillinger-weber/")
-    assert [line.split()[0] for line in lines[-3:]] == ["0", "2", "4"]
-
-
-def test_the_options_of_dynamics_arrive(tmp_path):
-    arguments = ("md", "stillinger-weber/teacher", silicon(tmp_path), "--steps", 1, "--every", 1, "--seed", 3)
-    result = ask(*arguments, "--timestep", 2, "--temperature", 0, "--ensemble", "nvt", "--device", "cpu")
-    assert result.exit_code == 0, result.output
-    first, last = (line.split() for line in result.stdout.splitlines()[-2:])
-    assert float(last[1]) == 0.002
-    assert float(first[2]) == 0.0
-
-
-def bad_structures() -> dict[str, tuple[Atoms, str]]:
-    """Structures that dynamics cannot start from, and what must be said."""
-    crystal = bulk("Si", "diamond", a=5.43, cubic=True)
-    cases = {
-        "nan": "is not a finite number",
-        "double": "0.0000 Å apart",
-        "molecule": "was made for pbc=(True, True, True)",
-        "no cell": "is periodic along a, b, c but has no cell there",
-        "germanium": "Ge",
-        "squeezed": "Å³ per atom",
-        "moving": "a velocity of Si8 is not a finite number",
-    }
-    made = {name: crystal.copy() for name in cases}
-    made["nan"].positions[3, 1] = float("nan")
-    made["double"].positions[1] = made["double"].positions[0]
-    made["molecule"].pbc = False
-    made["no cell"].cell[:] = 0
-    made["germanium"].symbols[:] = "Ge"
-    made["squeezed"].set_cell(crystal.cell * 0.85, scale_atoms=True)
-    made["moving"].set_momenta([[float("nan")] * 3] * 8)
-    return {name: (made[name], message) for name, message in cases.items()}
-
-
-@pytest.mark.parametrize("case", list(bad_structures()))
-@pytest.mark.parametrize("earlier", [False, True])
-def test_a_bad_structure_is_refused_before_a_trajectory_is_touched(case, earlier, made, tmp_path):
-    atoms, message = bad_structures()[case]
-    ase.io.write(tmp_path / "bad.traj", atoms)
-    output = tmp_path / "md.traj"
-    if earlier:
-        output.write_bytes(b"of an earlier run")
-    arguments = ("md", STUDENT, tmp_path / "bad.traj", "--hub", made / "hub", "--device", "cpu")
-    assert message in refusal(ask(*arguments, "--output", output, "--overwrite"))
-    assert output.exists() == earlier
-    assert not earlier or output.read_bytes() == b"of an earlier run"
-
-
-def test_a_file_that_holds_no_structure_is_refused(tmp_path):
-    (tmp_path / "si.xyz").write_text("this is\nnot\n\na structure\n")
-    line = refusal(ask("md", "stillinger-weber/teacher", tmp_path / "si.xyz"))
-    assert "cannot be read as a structure" in line
-    assert "a format that ASE reads" in line
-
-
-def test_an_output_that_exists_is_kept_unless_overwrite_is_said(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    silicon(tmp_path)
-    (tmp_path / "si.traj").write_bytes(b"of an earlier run")
-    arguments = ("md", "stillinger-weber/teacher", "si.xyz", "--steps", 2, "--every", 1, "--output", "si.traj")
-    expected = "zoo: si.traj exists; choose another --output, or pass --overwrite"
-    assert refusal(ask(*arguments)) == expected
-    assert (tmp_path / "si.traj").read_bytes() == b"of an earlier run"
-    assert ask(*arguments, "--overwrite").exit_code == 0
-    assert len(ase.io.read("si.traj", index=":")) == 3
-
-
-@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_the_structure_itself_is_never_overwritten(overwrite, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = silicon(tmp_path).read_bytes()
-    (tmp_path / "link.traj").symlink_to("si.xyz")
-    for output in ("./si.xyz", "link.traj"):
-        line = refusal(ask("md", "stillinger-weber/teacher", "si.xyz", "--output", output, *overwrite))
-        assert "is the structure to start from; choose another --output" in line
-    assert (tmp_path / "si.xyz").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--output", "nowhere/si.traj", "there is no folder nowhere; make it, or choose another --output"),
-        ("--output", ".", ". is a folder; give --output a file"),
-        ("--timestep", "nan", "timestep_fs is nan; give a positive number"),
-        ("--timestep", "inf", "timestep_fs is inf"),
-        ("--timestep", "-1", "timestep_fs is -1.0"),
-        ("--temperature", "nan", "temperature_K is nan; give 0 or more"),
-        ("--seed", "-1", "seed is -1; give 0 or more"),
-    ],
-)
-def test_wrong_options_of_dynamics_are_refused_in_one_line(option, value, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    silicon(tmp_path)
-    assert message in refusal(ask("md", "stillinger-weber/teacher", "si.xyz", option, value))
-    assert [path.name for path in tmp_path.iterdir()] == ["si.xyz"]
-
-
 @pytest.fixture
 def model(made, tmp_path, monkeypatch) -> Path:
     """A model folder to be spoiled, in the current folder."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(made / "run" / "model", tmp_path / "model"))
-
-
-def test_a_model_folder_that_is_cut_short_is_refused(model):
-    assert ask("check", "./model", "--device", "cpu").exit_code == 0
-    weights = model / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    assert "model/model.safetensors has" in refusal(ask("check", "./model"))
-    weights.unlink()
-    assert "model/model.safetensors is missing" in refusal(ask("check", "./model"))
-    (model / "manifest.json").unlink()
-    assert "not a whole model folder; fetch the model folder again" in refusal(ask("check", "./model"))
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "probe.safetensors", "config.json"])
-def test_a_model_folder_with_an_altered_byte_is_refused(file, model):
-    content = bytearray((model / file).read_bytes())
-    content[-9] ^= 1
-    (model / file).write_bytes(content)
-    line = refusal(ask("check", "./model"))
-    assert f"model/{file} has the digest" in line
-    assert "fetch the model folder again" in line
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What an engine answers, where it refuses, and how it shows what it is."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,22 @@ import pytest
 import structures as scenes
 import torch
 from ase import Atoms, units
+from ase.build import bulk
+from ase.constraints import FixAtoms, FixedPlane
 from ase.md.verlet import VelocityVerlet
 
-from zoo import engine as engine_module
 from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
-from zoo.errors import CapabilityError, ConfigError, DivergedError, DomainError, StructureError
+from zoo.errors import (
+    CapabilityError,
+    ConfigError,
+    DivergedError,
+    DomainError,
+    MissingPackageError,
+    StructureError,
+)
+from zoo.graph import Graph
+from zoo.phonons import phonons
+from zoo.potential import Prediction
 from zoo.units import THZ_PER_ROOT
 
 
@@ -45,31 +57,6 @@ def test_a_batch_gives_what_the_structures_give_alone_in_their_order(engine: Eng
         np.testing.assert_allclose(one.forces, alone.forces, atol=1e-12)
         np.testing.assert_allclose(one.stress, alone.stress, atol=1e-12)
         assert not one.forces.requires_grad
-
-
-def test_a_batch_is_cut_where_its_budget_ends(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    structures = folders.cells(5)
-    whole = engine.predict(structures)
-    cost = [graph.num_atoms + graph.num_edges for graph in map(engine._graph, structures)]
-    monkeypatch.setattr(engine_module, "BATCH", cost[0] + cost[1])
-    sizes: list[int] = []
-    predict = engine.potential.predict
-
-    def spy(graph: object, **options: object) -> object:
-        sizes.append(graph.num_structures)
-        return predict(graph, **options)
-
-    monkeypatch.setattr(engine.potential, "predict", spy)
-    cut = engine.predict(structures)
-    assert sum(sizes) == 5
-    assert len(sizes) > 2
-    for one, other in zip(whole, cut, strict=True):
-        np.testing.assert_allclose(one.forces, other.forces, atol=1e-12)
-
-
-def test_a_structure_over_the_budget_goes_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "BATCH", 1)
-    assert len(engine.predict(folders.cells(3))) == 3
 
 
 def test_no_structures_give_no_predictions(engine: Engine) -> None:
@@ -313,3 +300,57 @@ def test_a_hessian_is_asked_for_in_one_way(engine: Engine) -> None:
         engine.hessian(folders.cells(1)[0], indices=[0], rows=[0])
     with pytest.raises(ConfigError, match=r"vectors of shape \(3, 8\) for 8 atoms; expected \(8, 3\)"):
         engine.hvp(folders.cells(1)[0], np.zeros((3, 8)))
+
+
+def test_modes_leave_out_atoms_that_are_held_fixed_unless_told_otherwise(engine: Engine) -> None:
+    atoms = folders.cells(1)[0]
+    free = engine.vibrations(atoms)
+    moving = engine.vibrations(atoms, indices=[1, 4, 6])
+    atoms.set_constraint([FixAtoms([0, 2, 3]), FixAtoms([5, -1]), FixedPlane([1, 4], (0, 0, 1))])
+    held = engine.vibrations(atoms)
+    assert held.modes.shape == (9, 3, 3)
+    np.testing.assert_array_equal(held.frequencies_THz, moving.frequencies_THz)
+    whole = engine.vibrations(atoms, indices=range(8))
+    np.testing.assert_allclose(whole.frequencies_THz, free.frequencies_THz, atol=1e-6)
+    atoms.set_constraint(FixAtoms(range(8)))
+    with pytest.raises(ConfigError, match="all 8 atoms are held by FixAtoms; say by indices="):
+        engine.vibrations(atoms)
+
+
+# --- phonons ----------------------------------------------------------------------------------------
+
+
+def test_phonons_are_those_of_the_potential_and_take_few_passes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("phonopy", reason="phonopy is not installed: pip install phonopy")
+    cell = bulk("Si", "diamond", a=scenes.LATTICE, cubic=True)
+    cell.rattle(0.01, seed=3)  # without symmetry, so that there are 48 displacements
+    wanted = phonons(engine.potential, cell, (1, 1, 1), mesh=(2, 2, 2))
+    seen, predict = [], engine.potential.predict
+
+    def spy(graph: Graph, **asked: object) -> Prediction:
+        seen.append(graph.num_structures)
+        return predict(graph, **asked)
+
+    monkeypatch.setattr(engine.potential, "predict", spy)
+    found = engine.phonons(cell, (1, 1, 1), mesh=(2, 2, 2))
+    np.testing.assert_allclose(found.frequencies_THz, wanted.frequencies_THz, atol=1e-5)
+    assert np.abs(found.frequencies_THz).max() > 5
+    assert len(seen) < sum(seen) / 8
+    far = engine.phonons(cell, (1, 1, 1), mesh=(2, 2, 2), displacement=0.2)
+    assert np.abs(far.frequencies_THz - wanted.frequencies_THz).max() > 1e-3
+
+
+def test_phonons_of_what_is_no_crystal_or_outside_the_domain_are_refused(engine: Engine, free: Engine) -> None:
+    pytest.importorskip("phonopy", reason="phonopy is not installed: pip install phonopy")
+    with pytest.raises(StructureError, match="give a crystal"):
+        free.phonons(scenes.molecule((14,)), (1, 1, 1))
+    with pytest.raises(DomainError, match=r"^SiO has O"):
+        engine.phonons(bulk("SiO", "zincblende", a=5.43), (2, 2, 2))
+
+
+def test_without_phonopy_phonons_say_what_to_install(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "phonopy", None)
+    with pytest.raises(MissingPackageError, match="pip install phonopy"):
+        engine.phonons(folders.cells(1)[0], (1, 1, 1))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,31 @@ from typing import Any
 import model_folders as folders
 import numpy as np
 import pytest
+import structures as scenes
 import torch
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 from click.testing import CliRunner
+from direct_potentials import tiny_painn_dt
+from gemnets import tiny_gemnet
 
 import zoo
+import zoo.captured as captured
 import zoo.execution as execution
 import zoo.kernels.build as build
-from recipes import tiny_recipe
 from zoo.calculator import ZooCalculator
+from zoo.captured import StudentCode, uncompiled
 from zoo.cli import main
+from zoo.cuda_graphs import Replay
 from zoo.engine import Engine
 from zoo.errors import ConfigError, ZooWarning
-from zoo.execution import compiled
+from zoo.execution import Compiled, compiled, warm
+from zoo.files import cache_root
 from zoo.kernels import PaiNNKernel, compile_kernels
-from zoo.students import build_student
+from zoo.neighbors import build_graph
+from zoo.potential import Prediction, given
+from zoo.students import Student, build_student
+from zoo.teachers import load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +185,11 @@ def test_zoo_compile_never_is_obeyed_and_nonsense_is_not(folder: Path, monkeypat
 
 @pytest.mark.usefixtures("kernels")
 def test_an_architecture_without_compiled_code_says_so_where_it_was_asked() -> None:
-    config = tiny_recipe(student={"architecture": "gemnet-t", "elements": ["Si"], "blocks": 1}).student
-    potential = build_student(config)
+    potential = load_teacher("stillinger-weber/teacher", dtype=torch.float64).potential
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compiled(potential, "auto", folders.cells(1)) is None
-    with pytest.warns(ZooWarning, match="no compiled code for a GemNetT on cpu"):
+    with pytest.warns(ZooWarning, match="no compiled code for a StillingerWeber on cpu; PyTorch does the same"):
         assert compiled(potential, True, folders.cells(1)) is None
 
 
@@ -223,3 +232,155 @@ def test_the_command_line_says_which_code_was_checked(folder: Path, option: str,
     told = CliRunner().invoke(main, ["check", str(folder), option])
     assert told.exit_code == 0, told.output
     assert f" on cpu in float32, {code}\n" in told.output
+
+
+# --- what PyTorch compiles ------------------------------------------------------------------------
+
+
+def a_student() -> Student:
+    return tiny_painn_dt("Si", channels=2, layers=1, radials=2).requires_grad_(False)
+
+
+@pytest.fixture
+def known(kernels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A compiler that is quick, for what it makes is PyTorch's own operations; it notes each compilation."""
+    made: list[str] = []
+
+    def compile_known(student: Student) -> bytes:
+        made.append(type(student).__name__)
+        return b"a package"
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(captured, "_opened", {})
+    monkeypatch.setattr(captured, "_compile", compile_known)
+    monkeypatch.setattr(captured, "_open", lambda student, path: uncompiled(student).run)
+    return made
+
+
+def verdicts_of_captured() -> list[Path]:
+    return sorted((cache_root() / "captured").rglob("verdicts/*.json"))
+
+
+def test_what_takes_a_minute_is_compiled_only_where_it_was_asked_for(known: list[str]) -> None:
+    student, structures = a_student(), folders.cells(1)
+    assert compiled(student, "auto", structures) is None
+    assert not known
+    assert compiled(student, True, structures) is not None
+    assert compiled(student, "auto", structures) is not None, "it is in the cache now"
+    assert compiled(student, False, structures) is None
+    assert len(known) == 1
+    assert len(verdicts_of_captured()) == 1
+
+
+def test_captured_code_that_disagrees_is_not_used_and_the_verdict_is_kept(
+    known: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, structures, run = a_student(), folders.cells(1), StudentCode.__call__
+    refusal = "compiled code differs by .* meV/Å from PyTorch; PyTorch does the same"
+    with monkeypatch.context() as planted:
+        planted.setattr(StudentCode, "__call__", lambda self, graph: [1.001 * part for part in run(self, graph)])
+        with pytest.warns(ZooWarning, match=refusal):
+            assert compiled(student, True, structures) is None
+    for compile in (True, "auto"):
+        with pytest.warns(ZooWarning, match=refusal):
+            assert compiled(student, compile, structures) is None
+    assert warm(student, structures).startswith("PyTorch runs PaiNNDT in float64 on cpu: compiled code differs by ")
+
+
+def test_captured_code_can_be_copied_and_sent_and_is_not_compiled_there(known: list[str]) -> None:
+    student, graph = a_student(), build_graph(folders.cells(2), 4.0)
+    code = compiled(student, True, folders.cells(1))
+    assert code is not None
+    assert code.title == "compiled"
+    assert not code.follows
+    expected = given(code.predict(graph).forces)
+    for other in (copy.deepcopy(code), pickle.loads(pickle.dumps(code))):
+        assert torch.equal(given(other.predict(graph).forces), expected)
+    sent = pickle.dumps(code)
+    for path in cache_root().rglob("*.pt2"):
+        path.unlink()
+    captured._opened.clear()
+    assert pickle.loads(sent) is None, "PyTorch does it there"
+    assert len(known) == 1
+
+
+def test_captured_code_of_a_student_that_was_moved_does_not_fit(known: list[str]) -> None:
+    code = compiled(a_student(), True, folders.cells(1))
+    assert code is not None
+    assert code.fits
+    code.potential.to(torch.float32)
+    assert not code.fits
+
+
+def test_warming_says_what_is_ready(known: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    student, structures = a_student(), folders.cells(1)
+    for _ in range(2):
+        told = warm(student, structures)
+        assert re.fullmatch(
+            r"compiled code for PaiNNDT in float64 on cpu is ready after \d+\.\d s, within \S+ meV/Å of PyTorch", told
+        )
+    assert len(known) == 1
+    teacher = load_teacher("stillinger-weber/teacher", dtype=torch.float64).potential
+    assert warm(teacher, []) == (
+        "PyTorch runs StillingerWeber in float64 on cpu: there is no compiled code for a StillingerWeber on cpu"
+    )
+    monkeypatch.setenv("ZOO_COMPILE", "never")
+    assert warm(student, structures) == "PyTorch runs PaiNNDT in float64 on cpu: ZOO_COMPILE is never"
+
+
+@pytest.mark.usefixtures("kernels")
+def test_warming_a_painn_compiles_its_kernel(folder: Path) -> None:
+    told = warm(read(folder, compile=False).potential, folders.cells(1))
+    assert told.startswith("compiled code for PaiNN in float64 on cpu is ready after ")
+    assert len(verdicts()) == 1
+
+
+def test_zoo_compile_never_keeps_what_is_in_the_cache_from_being_used(
+    known: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compiled(a_student(), True, folders.cells(1)) is not None
+    monkeypatch.setenv("ZOO_COMPILE", "never")
+    assert compiled(a_student(), True, folders.cells(1)) is None
+
+
+@pytest.mark.usefixtures("kernels")
+def test_atoms_are_followed_as_they_are_predicted(folder: Path) -> None:
+    """From edges up to a skin, of which those within the cutoff count; references and stress included."""
+    potential = read(folder, dtype="float64", compile=False).potential
+    code = compiled(potential, "auto", folders.cells(1))
+    assert code is not None
+    assert code.follows
+    atoms = folders.cells(1)[0]
+    follower = code.follow(build_graph(atoms, potential.cutoff + 0.5))
+    for seed in range(3):
+        atoms.rattle(0.02, seed=seed)
+        graph = build_graph(atoms, potential.cutoff)
+        found, shortest = follower(graph.positions, stress=True)
+        assert_predicts(found, potential.predict(graph, stress=True))
+        assert shortest == pytest.approx(float(graph.edge_vectors().norm(dim=1).min()))
+    assert follower(graph.positions, stress=False)[0].stress is None
+
+
+def test_on_a_gpu_what_is_not_compiled_is_recorded(known: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is pretended to, by what the student says of its device; a plain call stands in the graph's place."""
+    student, graph = scenes.tiny_painn("Si").requires_grad_(False), build_graph(folders.cells(1), 4.0)
+    code = execution._recorded(uncompiled(student), student)
+    assert isinstance(code, StudentCode), "on a CPU there is nothing to record"
+    plain = uncompiled(student)
+    plain.device = torch.device("cuda")
+    recorded = execution._recorded(plain, student)
+    assert isinstance(recorded, Replay)
+    assert (Compiled(recorded, student).title, Compiled(code, student).title) == ("recorded", "PyTorch")
+    direct = tiny_gemnet("Si", direct=True).requires_grad_(False)
+    plain = uncompiled(direct)
+    plain.device = torch.device("cuda")
+    assert isinstance(execution._recorded(plain, direct), StudentCode), "its edges are found anew each time"
+    assert_predicts(Compiled(code, student).predict(graph), student.predict(graph))
+
+
+def assert_predicts(found: Prediction, expected: Prediction) -> None:
+    for part in ("energy", "atomic_energies", "forces", "stress"):
+        ours, theirs = getattr(found, part), getattr(expected, part)
+        assert (ours is None) == (theirs is None), part
+        if ours is not None:
+            assert torch.allclose(ours, theirs, rtol=0, atol=1e-10), part

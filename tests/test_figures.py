@@ -7,7 +7,7 @@ import pytest
 from zoo.errors import MissingPackageError
 from zoo.evaluate.dynamics import Dynamics
 from zoo.evaluate.figures import energy_drift, force_parity, learning_curve, phonon_bands
-from zoo.evaluate.phonons import Bands
+from zoo.phonons import Bands
 
 NAME = "sevennet-0/silicon-student"
 ENGINES = ("teacher", "student", "twin")

@@ -1,5 +1,8 @@
 """Columns of the Jacobian of direct forces, one by one in forward mode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import structures as scenes
 import torch
@@ -81,15 +84,22 @@ def test_they_are_differences_of_forces(direct: Direct) -> None:
     torch.testing.assert_close(direct.force_columns(graph, probes)[0], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_no_history_is_kept(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def kept() -> Iterator[list[Tensor]]:
+    """What is saved for a derivative meanwhile."""
     saved: list[Tensor] = []
-    graph, probes = _scene(direct, 2)
 
     def keep(tensor: Tensor) -> Tensor:
         saved.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield saved
+
+
+def test_no_history_is_kept(direct: Direct) -> None:
+    graph, probes = _scene(direct, 2)
+    with kept() as saved:
         found = direct.force_columns(graph, probes)
         assert not saved
         direct.predict(graph, probes=probes, side="columns")
@@ -99,14 +109,8 @@ def test_no_history_is_kept(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_energy_and_forces_alone_keep_no_history(direct: Direct) -> None:
     """They are the gradient of nothing; only products, and what learns, differentiate them."""
-    saved: list[Tensor] = []
     graph, probes = _scene(direct, 1)
-
-    def keep(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept() as saved:
         found = direct.predict(graph, stress=True)
         assert not saved
         learning = direct.predict(graph, create_graph=True).forces

@@ -3,14 +3,16 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner
+from test_card import front_matter
 
 import zoo.estimate
 from recipes import frames_data
+from zoo.artifact import read_model_folder
 from zoo.card import template_path
 from zoo.cli import main
 from zoo.config import parse, read_json
@@ -41,10 +43,6 @@ def data_recipe(folder, **changes) -> Recipe:
     return parse(Recipe, data, "a tiny recipe that learns from data")
 
 
-def front_matter(card):
-    return yaml.safe_load(card.split("---\n")[1])
-
-
 def read(template):
     return template_path(template).read_text(encoding="utf-8")
 
@@ -64,6 +62,12 @@ def report(run) -> Report:
 
 
 @pytest.fixture
+def copied(run, tmp_path) -> Path:
+    """A copy of its folder, to be changed."""
+    return Path(shutil.copytree(run.folder, tmp_path / "run"))
+
+
+@pytest.fixture
 def card(run) -> str:
     return (run.folder / "model" / "README.md").read_text()
 
@@ -76,6 +80,18 @@ def test_no_twin_is_trained_and_none_is_in_the_report(run, report):
     assert list(report.engines) == ["teacher", "student"]
     assert report.training_seconds.keys() == {"student"}
     assert report.settings.dynamics.keys() <= {"teacher", "student"}
+
+
+def test_the_teacher_labels_what_it_is_compared_on_and_nothing_else(run, copied):
+    assert run.recipe.labelled == ("test",)
+    assert [path.parent.name for path in (run.folder / "labels").glob("*/manifest.json")] == ["test"]
+    (copied / "labels" / "test" / "manifest.json").unlink()
+    assert Run.of(run.recipe, copied).state("labels") == "begun"
+    _, _, probe = read_model_folder(run.folder / "model")
+    tested, _ = read_labels(run, "test")
+    assert [atoms.positions.tolist() for atoms in probe.structures] == [
+        tested[place].positions.tolist() for place in sorted({0, len(tested) // 2, len(tested) - 1})
+    ]
 
 
 def test_a_finished_run_is_not_done_again(run, monkeypatch):
@@ -110,9 +126,7 @@ def test_speed_and_dynamics_are_measured_as_ever(report):
     assert report.settings.dynamics.keys() == {"teacher", "student"}
 
 
-def test_a_crystal_has_its_phonons_and_no_error_of_them(run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(run.folder, folder)
+def test_a_crystal_has_its_phonons_and_no_error_of_them(run, copied):
     crystal = {"formula": "Si", "prototype": "diamond", "lattice_constant": 5.43}
     recipe = run.recipe.model_copy(
         update={
@@ -121,14 +135,14 @@ def test_a_crystal_has_its_phonons_and_no_error_of_them(run, tmp_path):
     )
     small = {"phonon_supercell": (1, 1, 1), "dynamics_supercell": (1, 1, 1), "timing_supercell": (1, 1, 1)}
     recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update=small)})
-    report = evaluate(Run.of(recipe, folder, replace=True))
+    report = evaluate(Run.of(recipe, copied, replace=True))
     assert report.teacher.max_frequency_THz == pytest.approx(17.8, abs=1)
     for engine in (report.teacher, report.student):
         assert engine.phonon_mae_THz is None
         assert engine.reasons["phonon_mae_THz"] == TAUGHT_NOTHING
 
 
-def test_the_parity_plot_is_against_the_data_set(run, tmp_path, monkeypatch):
+def test_the_parity_plot_is_against_the_data_set(run, copied, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
         "zoo.evaluate.figures.force_parity",
@@ -136,10 +150,8 @@ def test_the_parity_plot_is_against_the_data_set(run, tmp_path, monkeypatch):
             reference=reference, others=others, against=against
         ),
     )
-    folder = tmp_path / "run"
-    shutil.copytree(run.folder, folder)
-    shutil.rmtree(folder / "evaluation")
-    report = evaluate(Run.of(run.recipe, folder))
+    shutil.rmtree(copied / "evaluation")
+    report = evaluate(Run.of(run.recipe, copied))
     labelled = np.concatenate([dataset_prediction(atoms).forces.numpy() for atoms in read_labels(run, "test")[0]])
     np.testing.assert_array_equal(drawn["reference"], labelled)
     assert drawn["against"] == "data set"
@@ -149,7 +161,7 @@ def test_the_parity_plot_is_against_the_data_set(run, tmp_path, monkeypatch):
     )
 
 
-def test_products_that_nobody_learned_are_not_asked_of_the_student(run, tmp_path, monkeypatch):
+def test_products_that_nobody_learned_are_not_asked_of_the_student(run, copied, monkeypatch):
     """Second derivatives of a large network cost more than all else that is measured of it."""
     asked = []
 
@@ -158,10 +170,8 @@ def test_products_that_nobody_learned_are_not_asked_of_the_student(run, tmp_path
         return accuracy(potential, structures, labels, probes, **options)
 
     monkeypatch.setattr("zoo.evaluate.compare.accuracy", noted)
-    folder = tmp_path / "run"
-    shutil.copytree(run.folder, folder)
-    shutil.rmtree(folder / "evaluation")
-    evaluate(Run.of(run.recipe, folder))
+    shutil.rmtree(copied / "evaluation")
+    evaluate(Run.of(run.recipe, copied))
     assert all(len(label.probes) > 0 for label in read_labels(run, "test")[1])
     assert asked == [[]]
 

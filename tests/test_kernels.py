@@ -180,6 +180,31 @@ def test_edges_longer_than_the_cutoff_add_nothing(dtype: torch.dtype) -> None:
     assert far(wide, tight) < (1e-5 if dtype == torch.float32 else 1e-13)
 
 
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_atoms_are_followed_as_if_each_call_were_the_first(dtype: torch.dtype) -> None:
+    kernel = PaiNNKernel(student(8, 2, 8).to(dtype))
+    wide = build_graph(random_structures(6), CUTOFF + 0.5, dtype=dtype)
+    follow, random = kernel.follow(wide), torch.Generator().manual_seed(0)
+    answers = []
+    for _ in range(4):
+        moved = wide.positions + 0.05 * torch.randn(wide.positions.shape, generator=random, dtype=dtype)
+        graph = wide.with_geometry(moved, wide.cells)
+        found, expected = follow(moved), kernel(graph)
+        assert all(map(torch.equal, (found.energies, found.forces, found.virial), expected))
+        assert found.shortest == pytest.approx(float(graph.edge_vectors().norm(dim=1).min()), rel=1e-6)
+        answers.append(found.energies)
+    assert not torch.equal(*answers[:2])
+    with pytest.raises(StructureError, match=r"positions .* of"):
+        follow(wide.positions[1:])
+
+
+@pytest.mark.usefixtures("kernels")
+def test_atoms_without_edges_have_no_shortest_one() -> None:
+    graph = build_graph(isolated(ELEMENTS), CUTOFF)
+    assert PaiNNKernel(student()).follow(graph)(graph.positions).shortest == float("inf")
+
+
 @pytest.mark.usefixtures("kernels", "threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_do_not_depend_on_threads_calls_or_batches(dtype: torch.dtype) -> None:

@@ -45,17 +45,42 @@ def test_a_thermostat_brings_the_temperature(calculator):
 
 
 def test_a_run_that_must_stop_keeps_its_trajectory(calculator, tmp_path):
-    calls = []
+    def stay_apart(atoms, graph):
+        if graph.edge_vectors().norm(dim=1).min() < 2.2:
+            raise DomainError("too close")
 
-    def leave_after_thirty(atoms, graph):
-        calls.append(1)
-        if len(calls) > 30:
-            raise DomainError("too far")
+    calculator = ZooCalculator(calculator.potential, check=stay_apart)
+    settings = Settings(steps=100, every=5, temperature_K=2000)
+    with pytest.raises(DomainError, match=r"^after \d+ steps \(0\.0\d+ ps\): too close$") as caught:
+        run_dynamics(silicon(), calculator, settings, trajectory=tmp_path / "run.traj")
+    steps = int(str(caught.value).split()[1])
+    assert 5 < steps < 100
+    frames = read(tmp_path / "run.traj", index=":")
+    assert len(frames) == steps // 5 + 1
+    assert min(frame.get_all_distances(mic=True)[~np.eye(8, dtype=bool)].min() for frame in frames) >= 2.2
 
-    calculator.check = leave_after_thirty
-    with pytest.raises(DomainError):
-        run_dynamics(silicon(), calculator, Settings(steps=100, every=5), trajectory=tmp_path / "run.traj")
-    assert len(read(tmp_path / "run.traj", index=":")) == 6
+
+@pytest.mark.parametrize(("steps", "seen"), [(7, [0, 3, 6, 7]), (2, [0, 2]), (6, [0, 3, 6])])
+def test_the_last_step_is_sampled_and_written_once(steps, seen, calculator, tmp_path):
+    told, path = [], tmp_path / "run.traj"
+    samples = run_dynamics(
+        silicon(), calculator, Settings(steps=steps, every=3), trajectory=path, on_sample=told.append
+    )
+    assert [sample.step for sample in samples] == seen
+    assert told == samples
+    frames = read(path, index=":")
+    assert [frame.get_potential_energy() for frame in frames] == [sample.potential_eV for sample in samples]
+
+
+def test_a_run_goes_on_from_the_last_frame_with_its_velocities(calculator, tmp_path):
+    whole = silicon()
+    run_dynamics(whole, calculator, Settings(steps=60))
+    run_dynamics(silicon(), calculator, Settings(steps=25), trajectory=tmp_path / "first.traj")
+    rest = read(tmp_path / "first.traj")
+    samples = run_dynamics(rest, calculator, Settings(steps=35, every=35))
+    np.testing.assert_allclose(rest.positions, whole.positions, atol=1e-5)
+    np.testing.assert_allclose(rest.get_momenta(), whole.get_momenta(), atol=1e-4)
+    assert samples[0].temperature_K > 10
 
 
 def test_each_step_is_told(calculator):

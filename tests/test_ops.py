@@ -4,11 +4,14 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from test_scripts import load_script
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.function import once_differentiable
 
 from zoo import ops
 
@@ -90,6 +93,31 @@ def test_scatter_agrees_with_another_kernel(shape: tuple[int, ...]) -> None:
         (gradient,) = torch.autograd.grad((summed * direction).sum(), values)
         torch.testing.assert_close(summed, other, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradient, other_gradient, rtol=1e-12, atol=1e-12)
+
+
+class _Once(torch.autograd.Function):
+    """A sum that can be differentiated once."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, index: Tensor, size: int) -> Tensor:
+        context.save_for_backward(index)
+        return ops.native_scatter_sum(values, index, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        return slope[context.saved_tensors[0]], None, None
+
+
+def test_the_bench_finds_what_is_wrong_with_a_way_to_sum() -> None:
+    bench = load_script("bench_ops")
+    right = ("scatter_add", "index_add", "axis of equal rows")
+    assert {bench.fault(bench.WAYS[name]) for name in right} == {None}
+    assert bench.fault(lambda values, edges: 1.001 * bench.scatter_add(values, edges)) == "a wrong sum"
+    once = bench.fault(lambda values, edges: _Once.apply(values, edges.centers, edges.atoms))
+    assert once == "a wrong second derivative"
+    refused = bench.fault(lambda values, edges: values.reshape(edges.atoms + 1, -1, 3).sum(dim=1))
+    assert refused.startswith("no sum: ")
 
 
 @pytest.fixture

@@ -91,6 +91,26 @@ def test_the_domain_of_molecules_has_no_volume(tmp_path: Path) -> None:
     assert 0.9 * shortest < domain.min_distance_A < shortest
 
 
+@pytest.mark.parametrize(
+    ("source", "filters", "frames_too", "charge"),
+    [
+        ("teacher", {"charge": -1}, False, 0),  # which takes all structures for neutral
+        ("dataset", {"charge": -1}, False, -1),
+        ("dataset", {}, False, None),
+        ("dataset", {"charge": -1}, True, None),
+    ],
+)
+def test_a_domain_has_the_charge_that_was_learned(
+    source: str, filters: dict[str, int], frames_too: bool, charge: int | None, tmp_path: Path
+) -> None:
+    data = frames_data(tmp_path, loss={"energy": 5, "force": 100, "force_from": source})
+    division = {"by": "block", "block": 10, "train": 0.6, "validation": 0.2, "test": 0.2}
+    data["structures"]["subsets"] = {"dha": {"source": "md22", "filters": filters, "division": division}}
+    groups = [group for group in data["structures"]["groups"] if frames_too or group["split"] != "train"]
+    data["structures"]["groups"] = [{"kind": "subset", "name": "dha", "split": "train", "subset": "dha"}, *groups]
+    assert make_domain(parse(Recipe, data, "recipe"), silicon_clusters(2)).charge == charge
+
+
 def test_the_snippet_writes_small_molecules_out_and_takes_other_structures_from_the_probe(tmp_path: Path) -> None:
     recipe, (cluster,) = frames_recipe(tmp_path), silicon_clusters(1)
     written: dict[str, Any] = {}

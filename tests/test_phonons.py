@@ -5,9 +5,9 @@ from ase.build import bulk
 from torch import Tensor
 
 from zoo.errors import LabelError, StructureError
-from zoo.evaluate.phonons import Phonons, phonon_mae, phonons
 from zoo.graph import Graph
 from zoo.neighbors import build_graph
+from zoo.phonons import Phonons, phonon_mae, phonons
 from zoo.teachers.stillinger_weber import StillingerWeber
 from zoo.vibrations import normal_modes
 

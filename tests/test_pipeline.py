@@ -14,12 +14,22 @@ from ase.build import bulk
 
 import zoo
 from recipes import frames_data, frames_recipe, silicon_clusters, tiny_recipe
+from zoo.artifact import read_model_folder, read_novelty
 from zoo.config import parse
 from zoo.errors import ConfigError, LabelError
 from zoo.estimate import estimate
 from zoo.estimate import text as estimate_text
 from zoo.evaluate.report import Figures, Report, table
-from zoo.pipeline import distill, evaluate, make_labels, make_structures, train_student
+from zoo.novelty import calibrate, describe
+from zoo.pipeline import (
+    distill,
+    evaluate,
+    make_labels,
+    make_structures,
+    read_labels,
+    read_structures,
+    train_student,
+)
 from zoo.recipe import Recipe, read_recipe
 from zoo.run import Run
 
@@ -63,6 +73,7 @@ def test_a_run_leaves_what_the_contract_names(finished):
         "model/README.md",
         "model/model.safetensors",
         "model/probe.safetensors",
+        "model/novelty.safetensors",
         "model/manifest.json",
         "model/figures",
     ):
@@ -75,6 +86,24 @@ def test_a_run_leaves_what_the_contract_names(finished):
             assert report[engine][key] is not None or report[engine]["reasons"][key]
     assert report["speedup"] == pytest.approx(report["teacher"]["ms_per_call"] / report["student"]["ms_per_call"])
     assert report["hardware"]["cores"] >= 1
+
+
+def test_novelty_is_fitted_to_what_was_trained_on_and_told_of_the_test_set(finished):
+    report = json.loads((finished / "model" / "report.json").read_text())
+    assert report["novelty_reason"] is None
+    assert (report["novelty"]["structures"], report["novelty"]["atoms"]) == (2, 32)
+    run = Run.of(tiny_recipe(), finished)
+    student = read_model_folder(finished / "model")[1]
+    found = read_novelty(finished / "model", student)
+    assert found is not None
+    assert found.gaussians.atoms.tolist() == [sum(len(atoms) for atoms in read_structures(run, "train"))]
+    validation, labels = read_labels(run, "validation")
+    truth = torch.cat([label.forces for label in labels]).double().numpy()
+    scales = calibrate(found.gaussians, describe(student, validation, forces=True), truth)
+    np.testing.assert_allclose(found.scales_meV_A, scales, rtol=1e-5)
+    newest = [one.largest for one in found.of(student, read_structures(run, "test"))]
+    assert found.threshold_meV_A == pytest.approx(min(newest))  # of two test structures the newer is left out
+    assert report["novelty"]["threshold_meV_A"] == pytest.approx(found.threshold_meV_A)
 
 
 def test_the_recipe_of_a_finished_run_is_locked_and_reads_back(finished):

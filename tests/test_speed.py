@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 
 from zoo.evaluate.environment import hardware, versions
-from zoo.evaluate.speed import BLOCK, time_calls
+from zoo.evaluate.speed import BLOCK, Call, time_calls, time_in_turns
 
 LOG: list[tuple[str, np.ndarray, int]] = []
 
@@ -44,12 +44,27 @@ def test_calls_are_timed_in_turns_on_fresh_positions() -> None:
     assert 20 <= found["slow"].low_ms <= found["slow"].median_ms <= found["slow"].high_ms
     assert 2 <= found["fast"].median_ms < found["slow"].median_ms
     assert found["slow"].repeats == 5
-    block = BLOCK + 1  # one call is not timed
-    assert [name for name, _, _ in LOG] == (["slow"] * block + ["fast"] * block) * 2
+    turns = [BLOCK + 1, 2]  # one call of a turn is not timed
+    assert [name for name, _, _ in LOG] == [name for calls in turns for name in ["slow"] * calls + ["fast"] * calls]
     places = [positions.tobytes() for _, positions, _ in LOG]
     assert len(set(places)) == len(places)  # no calculator can answer from memory
     assert {threads for _, _, threads in LOG} == {before + 1}
     assert torch.get_num_threads() == before
+
+
+def test_a_turn_of_fast_calls_goes_on_and_one_of_slow_calls_does_not() -> None:
+    calls = {"slow": lambda: lambda: time.sleep(0.02), "fast": lambda: lambda: None}
+    found = time_in_turns(calls, repeats=6, turn_s=0.04)
+    assert found["slow"].repeats == 6
+    assert found["fast"].repeats > 6
+
+
+def test_making_ready_is_not_timed() -> None:
+    def ready() -> Call:
+        time.sleep(0.05)
+        return lambda: None
+
+    assert time_in_turns({"one": ready}, repeats=2)["one"].high_ms < 50
 
 
 def test_threads_are_given_back_after_an_error() -> None:

@@ -5,13 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk
+from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
 from ase.vibrations import Vibrations as AseVibrations
 
 from zoo.engine import Engine
 from zoo.errors import ConfigError, DivergedError, StructureError
 from zoo.load import load
-from zoo.vibrations import Vibrations, harmonic_thermochemistry, normal_modes
+from zoo.units import WAVENUMBER_PER_THZ
+from zoo.vibrations import (
+    IdealGas,
+    Vibrations,
+    harmonic_thermochemistry,
+    ideal_gas_thermochemistry,
+    moving_atoms,
+    normal_modes,
+)
 
 SPRING = 32.0  # eV/Å²
 
@@ -79,6 +88,8 @@ def test_thermochemistry_of_one_mode_is_that_of_a_harmonic_oscillator() -> None:
     helmholtz = -1.0 + quantum / 2 + thermal * np.log1p(-np.exp(-quantum / thermal))
     assert result.helmholtz_energy_eV == pytest.approx(helmholtz, rel=1e-6)
     assert result.internal_energy_eV - 300 * result.entropy_eV_K == pytest.approx(result.helmholtz_energy_eV)
+    cold = harmonic_thermochemistry(vibrations, 1.0)
+    assert (cold.internal_energy_eV, cold.entropy_eV_K) == pytest.approx((quantum / 2, 0))
     with pytest.raises(ConfigError, match="0 K"):
         harmonic_thermochemistry(vibrations, 0)
 
@@ -96,3 +107,119 @@ def test_what_has_no_modes_is_an_error(
 ) -> None:
     with pytest.raises(error, match=words):
         normal_modes(hessian, masses)
+
+
+# --- molecules of a gas -----------------------------------------------------------------------------
+
+WAVENUMBERS = {"H2O": [1595.0, 3657.0, 3756.0], "N2": [2330.0], "CO": [2143.0], "Ar": []}
+ENTROPY = {"H2O": 188.84, "N2": 191.61, "CO": 197.66, "Ar": 154.85}  # J/(mol K) at 298.15 K and 1 bar: CODATA 1989
+HEAT = {"H2O": 9.905, "N2": 8.670, "CO": 8.671, "Ar": 6.197}  # kJ/mol, H(298.15 K) − H(0 K): likewise
+OF_MOLECULES = {  # geometry, symmetry number
+    "H2O": ("nonlinear", 2),
+    "N2": ("linear", 2),
+    "CO": ("linear", 1),
+    "Ar": ("monatomic", 1),
+}
+KELVIN = 298.15
+JOULE = units.J / units.mol
+
+
+def modes_of(atoms: Atoms, wavenumbers: list[float], others: float = 0.5) -> Vibrations:
+    """Modes of known frequency, and all others near zero, of either sign."""
+    free = 3 * len(atoms) - len(wavenumbers)
+    slow = np.linspace(-others, others, free)  # cm⁻¹
+    frequencies = np.sort(np.concatenate([slow, wavenumbers])) / WAVENUMBER_PER_THZ
+    return Vibrations(frequencies, np.eye(3 * len(atoms)).reshape(-1, len(atoms), 3))
+
+
+def gas(name: str, **changes: object) -> IdealGas:
+    atoms = Atoms("Ar") if name == "Ar" else molecule(name)
+    geometry, symmetry = OF_MOLECULES[name]
+    asked = {"geometry": geometry, "symmetry_number": symmetry, "spin": 0.0} | changes
+    return ideal_gas_thermochemistry(
+        modes_of(atoms, WAVENUMBERS[name]), atoms, asked.pop("temperature", KELVIN), **asked
+    )
+
+
+@pytest.mark.parametrize("name", OF_MOLECULES)
+def test_entropy_and_heat_of_a_gas_are_those_of_tables(name: str) -> None:
+    found = gas(name)
+    assert found.entropy_eV_K / JOULE == pytest.approx(ENTROPY[name], rel=3e-3)
+    zero_point = sum(WAVENUMBERS[name]) * units.invcm / 2
+    assert (found.enthalpy_eV - zero_point) / JOULE == pytest.approx(HEAT[name] * 1000, rel=3e-3)
+    assert found.gibbs_energy_eV == pytest.approx(found.enthalpy_eV - KELVIN * found.entropy_eV_K)
+    assert found.enthalpy_eV - found.internal_energy_eV == pytest.approx(KELVIN * units.kB)
+
+
+def test_pressure_spin_and_potential_energy_count_as_they_must() -> None:
+    normal = gas("N2")
+    dense = gas("N2", pressure=10e5)
+    assert dense.entropy_eV_K - normal.entropy_eV_K == pytest.approx(-units.kB * np.log(10))
+    assert dense.pressure_Pa == 10e5
+    triplet = gas("N2", spin=1.0)
+    assert triplet.entropy_eV_K - normal.entropy_eV_K == pytest.approx(units.kB * np.log(3))
+    assert gas("N2", energy=-3.0).gibbs_energy_eV == pytest.approx(normal.gibbs_energy_eV - 3.0)
+
+
+def test_a_slow_mode_that_is_faster_than_rotations_is_kept() -> None:
+    """Those nearest to zero are left out, not the lowest: a blurred rotation may be imaginary."""
+    atoms = molecule("H2O")
+    slow = modes_of(atoms, [30.0, 3657.0, 3756.0], others=9.0)
+    found = ideal_gas_thermochemistry(slow, atoms, KELVIN, geometry="nonlinear", symmetry_number=2, spin=0)
+    zero_point = (30.0 + 3657.0 + 3756.0) * units.invcm / 2
+    cold = ideal_gas_thermochemistry(slow, atoms, 1e-2, geometry="nonlinear", symmetry_number=2, spin=0)
+    assert cold.internal_energy_eV == pytest.approx(zero_point, rel=1e-5)
+    assert found.entropy_eV_K > gas("H2O").entropy_eV_K
+
+
+def test_a_gas_of_molecules_that_are_not_at_a_minimum_is_refused() -> None:
+    atoms = molecule("H2O")
+    saddle = modes_of(atoms, [-400.0, 3657.0, 3756.0])
+    with pytest.raises(StructureError, match="imaginary modes of 400i cm⁻¹; relax the molecule to a minimum first"):
+        ideal_gas_thermochemistry(saddle, atoms, KELVIN, geometry="nonlinear", symmetry_number=2, spin=0)
+
+
+def test_what_is_no_molecule_is_no_ideal_gas(silicon: tuple[Engine, Atoms]) -> None:
+    engine, crystal = silicon
+    with pytest.raises(StructureError, match=r"Si8 is periodic, and no ideal gas; .* harmonic_thermochemistry"):
+        ideal_gas_thermochemistry(
+            engine.vibrations(crystal), crystal, KELVIN, geometry="nonlinear", symmetry_number=1, spin=0
+        )
+    water = molecule("H2O")
+    part = normal_modes(np.eye(3), np.array([16.0]))
+    with pytest.raises(StructureError, match=r"modes of 1 atoms, and 3 in OH2; .* indices=range\(len\(atoms\)\)"):
+        ideal_gas_thermochemistry(part, water, KELVIN, geometry="nonlinear", symmetry_number=2, spin=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"geometry": "linear"}, "geometry 'linear' of OH2, which is nonlinear; give geometry='nonlinear'"),
+        ({"geometry": "round"}, "geometry 'round' of OH2"),
+        ({"symmetry_number": 0}, "symmetry number 0 and spin 0.0; expected a whole number from 1 on"),
+        ({"symmetry_number": 1.5}, "symmetry number 1.5"),
+        ({"spin": 0.3}, "spin 0.3; expected"),
+        ({"spin": -1}, "spin -1; expected"),
+        ({"pressure": 0}, "a pressure of 0 Pa; expected one above zero"),
+        ({"temperature": -1}, "a temperature of -1 K"),
+    ],
+)
+def test_numbers_that_no_gas_has_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        gas("H2O", **changes)
+
+
+def test_a_linear_molecule_is_known_by_its_moments_of_inertia() -> None:
+    carbon_dioxide = molecule("CO2")
+    carbon_dioxide.rotate(37, (1, 2, 3))
+    carbon_dioxide.rattle(1e-3, seed=0)  # as relaxation leaves it
+    modes = modes_of(carbon_dioxide, [667.0, 667.0, 1333.0, 2349.0])
+    found = ideal_gas_thermochemistry(modes, carbon_dioxide, KELVIN, geometry="linear", symmetry_number=2, spin=0)
+    assert found.entropy_eV_K / JOULE == pytest.approx(213.79, rel=3e-3)
+
+
+def test_atoms_move_that_nothing_holds() -> None:
+    atoms = molecule("H2O")
+    assert moving_atoms(atoms) is None
+    atoms.set_constraint(FixAtoms(mask=[True, False, True]))
+    assert moving_atoms(atoms) == [1]

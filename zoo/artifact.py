@@ -1,8 +1,9 @@
 """The model folder, written and read: what a hub holds of one engine.
 
 ``config.json`` architecture, domain and lineage · ``model.safetensors`` · ``probe.safetensors`` a few
-structures with what engine and teacher say of them · ``README.md`` the card · ``recipe.yaml`` ·
-``report.json`` · ``figures/*.png`` · ``manifest.json`` path, size and digest of all the others.
+structures with what engine and teacher say of them · ``novelty.safetensors``, if there is one, what tells how
+new a structure is · ``README.md`` the card · ``recipe.yaml`` · ``report.json`` · ``figures/*.png`` ·
+``manifest.json`` path, size and digest of all the others.
 
 Reading takes JSON and safetensors only, and believes neither: digests first, then the schema, then the
 headers of the tensors, then their numbers.
@@ -27,6 +28,7 @@ from zoo.files import atomic_write, replacing, sha256_file
 from zoo.licences import Source
 from zoo.naming import quoted
 from zoo.neighbors import build_graph, complete_cell
+from zoo.novelty import NoveltyModel, novelty_layout
 from zoo.potential import Potential, Prediction
 from zoo.students import Student, StudentConfig, build_student
 from zoo.tensors import Layout, WithoutParameters, read_layout, read_tensors, shown
@@ -35,11 +37,13 @@ MANIFEST = "manifest.json"
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 PROBE = "probe.safetensors"
+NOVELTY = "novelty.safetensors"  # older folders lack it, and so do those of students without node features
 DOCUMENTS = ("README.md", "recipe.yaml", "report.json")  # for people; an engine runs without them
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 _FIGURE = re.compile(r"figures/[A-Za-z0-9][A-Za-z0-9_-]*\.png")
-_MAX_BYTES = {MODEL: 4 << 30, PROBE: 256 << 20}  # any other file: MAX_FIGURE_BYTES or MAX_CONFIG_BYTES
+# Of any other file it is MAX_FIGURE_BYTES or MAX_CONFIG_BYTES.
+_MAX_BYTES = {MODEL: 4 << 30, PROBE: 256 << 20, NOVELTY: 256 << 20}
 _MAX_FIGURE_BYTES = 32 << 20
 _MAX_PAIRS = 20_000_000  # of atoms, with images, in a probe: what a machine with little memory recomputes
 _REMEDY = "fetch the model folder again, or make it again with zoo distill"
@@ -56,13 +60,18 @@ Line = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
 
 
 class Domain(Config):
-    """The structures an engine was made for."""
+    """The structures an engine was made for.
+
+    Their size is told and no limit: an energy is a sum over environments within a cutoff, and a larger structure is
+    made of the same ones, of a molecule as of a crystal. Where its environments are others, novelty tells.
+    """
 
     elements: Annotated[tuple[Line, ...], FailFast()] = Field(min_length=1, max_length=118)
     pbc: tuple[bool, bool, bool]
     min_distance_A: float = Field(ge=0)  # no two atoms nearer
     volume_per_atom_A3: tuple[float, float] | None = None  # least and most
     max_atoms_trained: int = Field(ge=1)  # in a training structure; larger structures are welcome
+    charge: int | None = 0  # e, of each structure; None where they were of any charge
     description: Line = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -202,6 +211,7 @@ def write_model_folder(
     potential: Student,
     probe: Probe,
     files: Mapping[str, Path | bytes],
+    novelty: NoveltyModel | None = None,
 ) -> None:
     """Writes a model folder, whole or not at all, in the place of one that is there.
 
@@ -216,10 +226,13 @@ def write_model_folder(
         write_json(staging / CONFIG, config)
         atomic_write(staging / MODEL, encode_weights(potential, config))
         atomic_write(staging / PROBE, save(_probe_tensors(probe), metadata={"format": "pt"}))
+        if novelty is not None:
+            atomic_write(staging / NOVELTY, novelty.encode())
         for path, content in files.items():
             atomic_write(staging / path, content.read_bytes() if isinstance(content, Path) else content)
         write_manifest(staging)
-        read_model_folder(staging)
+        _, student, _ = read_model_folder(staging)
+        read_novelty(staging, student)
 
 
 def encode_weights(potential: Student, config: ArtifactConfig) -> bytes:
@@ -309,13 +322,24 @@ def read_model_folder(folder: Path, *, dtype: torch.dtype | None = None) -> tupl
     return config, student.eval(), _read_probe(folder / PROBE, student)
 
 
+def read_novelty(folder: Path, student: Student) -> NoveltyModel | None:
+    """What tells the student of a model folder that was verified how new a structure is; None where it has none.
+
+    Raises IntegrityError for a file that is not this student's.
+    """
+    path = folder / NOVELTY
+    if not path.exists():
+        return None
+    return NoveltyModel.decode(read_tensors(path, novelty_layout(student), _REMEDY), student.elements)
+
+
 def count_parameters(potential: Potential) -> int:
     """How many numbers training decides."""
     return sum(parameter.numel() for parameter in potential.parameters())
 
 
 def _is_allowed(path: str) -> bool:
-    return path in (CONFIG, MODEL, PROBE, *DOCUMENTS) or bool(_FIGURE.fullmatch(path))
+    return path in (CONFIG, MODEL, PROBE, NOVELTY, *DOCUMENTS) or bool(_FIGURE.fullmatch(path))
 
 
 def _max_bytes(path: str) -> int:

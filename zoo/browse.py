@@ -7,10 +7,10 @@ from typing import Any
 from zoo.artifact import Domain
 from zoo.calculator import elements_text
 from zoo.config import parse
-from zoo.engine import domain_text
 from zoo.errors import ZooError, ZooWarning
 from zoo.evaluate.report import QUANTITIES
 from zoo.gallery import Page, write_gallery
+from zoo.guard import domain_text
 from zoo.hub.base import Hub
 from zoo.hub.folder import read_text
 from zoo.listing import Row, listing
@@ -29,6 +29,10 @@ _FACTS = {  # key of a row: what a person calls it
     "parameters": "parameters",
     "teacher": "teacher",
     "package": "package",
+    "head": "head of the network",
+    "source": "weights from",
+    "folder": "weights in",
+    "missing": "to run it",
     "licence_weights": "licence of the weights",
     "licence_code": "licence of the code",
     "commercial": "commercial use",

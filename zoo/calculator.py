@@ -2,45 +2,82 @@
 # mypy: allow-subclassing-any
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
 
 from zoo.errors import DivergedError, DomainError
 from zoo.graph import Graph
-from zoo.neighbors import SkinList
+from zoo.neighbors import COINCIDENT, SkinList, within
 from zoo.potential import Potential, Prediction
 
 _SHOWN = 8  # elements that a message lists before it counts
 
 
+class Follower(Protocol):
+    """What a potential says of atoms that move, while their neighbours stay the same."""
+
+    def __call__(self, positions: Tensor, *, stress: bool) -> tuple[Prediction, float]:
+        """For positions (atoms, 3) Å in main memory; besides the length of the shortest edge, Å."""
+
+
 class ZooCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and stress (eV/Å³, Voigt order and sign of ASE) of a potential.
 
-    ``check`` sees each structure with its graph before the potential does, and raises where it must stop. ``predict``
-    answers in the potential's place, as compiled code does. Neighbours are kept while atoms move little (``SkinList``).
-    Stress is computed from the first time on that it is asked for.
+    ``check`` sees each structure with its graph, and raises where it must stop; it looks at elements, cell, periodicity
+    and the shortest distance, and so is asked again only when these have changed, or two atoms are nearer to each other
+    than ``nearest`` (Å), by default than any it let pass. ``predict`` answers in the potential's place, and ``follow``
+    makes from edges what answers while they stay, as compiled code does. Neighbours are kept while atoms move little
+    (``SkinList``). Stress is computed from the first time on that it is asked for.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
 
     def __init__(
         self,
         potential: Potential,
         *,
         check: Callable[[Atoms, Graph], None] | None = None,
+        nearest: float | None = None,
         predict: Callable[..., Prediction] | None = None,
+        follow: Callable[[Graph], Follower] | None = None,
     ) -> None:
         super().__init__()
+        self.use_cache = False  # ASE's copy of the atoms at each call; one is kept here
         self.potential = potential
         self.check = check
+        self.nearest = COINCIDENT if check is None else nearest
         self.predict = predict
+        self.follow = follow
         self.neighbors = SkinList(potential.cutoff)
         self._with_stress = False
+        self._last: Atoms | None = None  # as they were last asked about
+        self._followed: tuple[Graph, Follower] | None = None
+        self._closest = float("inf")  # Å, a shorter distance is looked at
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To another process, and into a copy, goes all but what follows atoms, which is made again."""
+        return vars(self) | {"_followed": None}
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What of ``atoms`` is not as it was last; a faster way to ASE's answer."""
+        last = self._last
+        if last is None or len(last) != len(atoms):
+            return list(all_changes)
+        pairs = {
+            "positions": last.positions == atoms.positions,
+            "numbers": last.numbers == atoms.numbers,
+            "cell": last.cell.array == atoms.cell.array,
+            "pbc": last.pbc == atoms.pbc,
+        }
+        return [name for name, same in pairs.items() if not same.all()]
 
     def calculate(
         self,
@@ -49,27 +86,72 @@ class ZooCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """What ASE calls. Raises StructureError, DomainError, DivergedError."""
-        super().calculate(atoms, properties, system_changes)
+        held = self._keep(atoms, system_changes)
         self._with_stress |= "stress" in properties
         if "energy" in properties and not self.potential.traits.energies:
             raise PropertyNotImplementedError(f"{type(self.potential).__name__} gives forces alone, and no energy")
-        periodic = bool(np.all(self.atoms.pbc))
-        if "stress" in properties and not periodic:
-            raise PropertyNotImplementedError(
-                f"{self.atoms.symbols} is not periodic in all three directions, so it has no stress"
-            )
-        self.results = self._results(self._ask(self._with_stress and periodic))
+        if "stress" in properties:
+            self._refuse_stress(held)
+        stress = self._with_stress and self.potential.traits.stress and bool(held.pbc.all())
+        self.results = self._results(self._ask(held, stress))
 
-    def _ask(self, stress: bool) -> Prediction:
-        graph = self.neighbors.graph(self.atoms)
-        check_elements(self.atoms, self.potential)
-        if self.check is not None:
-            self.check(self.atoms, graph)
-        moved = graph.to(self.potential.device, self.potential.dtype)
-        predict = self.predict or self.potential.predict
-        prediction = predict(moved, stress=stress).cpu()
-        check_finite(prediction, self.atoms, energies=self.potential.traits.energies)
+    def _keep(self, atoms: Atoms | None, changes: Sequence[str]) -> Atoms:
+        """A copy of what was asked about, of which mostly the positions alone are new."""
+        if atoms is not None and self._last is not None and list(changes) == ["positions"]:
+            self._last.positions[:] = atoms.positions
+        elif atoms is not None and (self._last is None or changes):
+            self._last = atoms.copy()
+        assert self._last is not None  # ASE asks about atoms first
+        self.atoms = self._last
+        return self._last
+
+    def _refuse_stress(self, atoms: Atoms) -> None:
+        """Raises PropertyNotImplementedError where there is none, as ASE has it."""
+        if not self.potential.traits.stress:
+            raise PropertyNotImplementedError(f"{type(self.potential).__name__} gives no stress")
+        if not atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                f"{atoms.symbols} is not periodic in all three directions, so it has no stress"
+            )
+
+    def _ask(self, atoms: Atoms, stress: bool) -> Prediction:
+        edges = self.neighbors.wide(atoms)
+        if self._followed is None or self._followed[0] is not edges:
+            self._begin(atoms, edges)
+        assert self._followed is not None
+        prediction, shortest = self._followed[1](torch.from_numpy(atoms.positions), stress=stress)
+        if shortest < self._closest:
+            self._look(atoms)
+            self._closest = shortest if self.nearest is None else self.nearest
+        check_finite(prediction, atoms, energies=self.potential.traits.energies)
         return prediction
+
+    def _begin(self, atoms: Atoms, edges: Graph) -> None:
+        """After a search for neighbours: lets the atoms pass, and follows them from here."""
+        self._followed = None
+        _, shortest = within(self._look(atoms), self.potential.cutoff)
+        check_elements(atoms, self.potential)  # after the check, whose error says more
+        self._closest = shortest if self.nearest is None else self.nearest
+        self._followed = edges, (self.follow or self._follow_by_filter)(edges)
+
+    def _look(self, atoms: Atoms) -> Graph:
+        """Lets the atoms pass as they are now, or raises; their graph."""
+        graph = self.neighbors.graph(atoms)
+        if self.check is not None:
+            self.check(atoms, graph)
+        return graph
+
+    def _follow_by_filter(self, edges: Graph) -> Follower:
+        """By the potential, or by ``predict``, of the edges within the cutoff."""
+        wide = edges.to(self.potential.device, torch.float64)
+
+        def follower(positions: Tensor, *, stress: bool) -> tuple[Prediction, float]:
+            moved = wide.with_geometry(positions.to(wide.positions.device), wide.cells)
+            graph, shortest = within(moved, self.potential.cutoff)
+            predict = self.predict or self.potential.predict
+            return predict(graph.to(self.potential.device, self.potential.dtype), stress=stress).cpu(), shortest
+
+        return follower
 
     def _results(self, prediction: Prediction) -> dict[str, Any]:
         assert prediction.forces is not None
@@ -97,7 +179,7 @@ def check_elements(atoms: Atoms, potential: Potential) -> None:
 def check_finite(prediction: Prediction, atoms: Atoms, *, energies: bool = True) -> None:
     """Raises DivergedError where forces, or energies that a potential gives, are not numbers."""
     parts = [prediction.energy if energies else None, prediction.forces]
-    if not all(part is None or bool(part.isfinite().all()) for part in parts):
+    if not all(part is None or np.isfinite(part.numpy()).all() for part in parts):
         raise DivergedError(
             f"the energy or a force of {atoms.symbols} is not finite; "
             "start from a relaxed structure, take a shorter time step, or use dtype='float64'"

@@ -25,8 +25,10 @@ from zoo.errors import LicenceError
 from zoo.evaluate.prose import (
     comparison,
     conditions,
+    domain_table,
     dynamics_limit,
     markdown_table,
+    novelty,
     speed,
     teacher_errors,
     verdict,
@@ -103,7 +105,8 @@ def render_card(context: CardContext) -> str:
         _facts(context),
         snippet=context.snippet.strip(),
         snippet_output=context.snippet_output.strip(),
-        domain=_domain(context.config),
+        domain=domain_table(context.config.domain, context.report),
+        novelty=novelty(context.report),
         verdict=verdict(context.report),
         table=comparison(context.report),
         gaps=_items(f"{gap[0].upper()}{gap[1:]}." for gap in gaps(context.report)),
@@ -350,21 +353,6 @@ def _needs(recipe: Recipe) -> str:
     parts = [f"{listed(_files(recipe))} in a folder that `ZOO_DATA` names"] if _files(recipe) else []
     parts += [f"the data that `zoo data fetch {source}` brings" for source in sources]
     return f", with {listed(parts)}" if parts else ""
-
-
-def _domain(config: ArtifactConfig) -> str:
-    domain = config.domain
-    axes = [axis for axis, flag in zip("abc", domain.pbc, strict=True) if flag]
-    rows = [
-        ("elements", ", ".join(domain.elements)),
-        ("periodic along", ", ".join(axes) or "nothing: molecules"),
-        ("shortest distance", f"{domain.min_distance_A:.2f} Å"),
-        ("largest structure trained on", f"{domain.max_atoms_trained} atoms; larger ones are welcome"),
-    ]
-    if domain.volume_per_atom_A3 is not None:
-        low, high = domain.volume_per_atom_A3
-        rows.append(("volume of an atom", f"{low:.1f} to {high:.1f} Å³"))
-    return markdown_table(("domain", ""), rows)
 
 
 def _figure(path: str, recipe: Recipe) -> str:

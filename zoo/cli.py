@@ -12,30 +12,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ase.io
 import click
-from ase import Atoms
-from tqdm import tqdm
 
 from zoo.browse import build_gallery, info_text, list_text
+from zoo.cli_bench import bench_command
 from zoo.cli_convert import convert_command
 from zoo.cli_data import data
 from zoo.cli_options import hub_options, json_option
 from zoo.cli_recipe import recipe_group, reproduce_command
+from zoo.cli_run import check_command, md_command, relax_command, warm_command
 from zoo.distill.workers import first_to_fail, launched_workers
-from zoo.engine import Engine
-from zoo.errors import CapabilityError, ConfigError, StructureError, UnknownNameError, ZooError, ZooWarning
+from zoo.errors import UnknownNameError, ZooError, ZooWarning
 from zoo.estimate import estimate
 from zoo.estimate import text as estimate_text
 from zoo.evaluate.report import table
 from zoo.listing import describe, listing
-from zoo.load import load
 from zoo.markdown import printable
-from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
 from zoo.naming import DEFAULT_NAMESPACE
 from zoo.pipeline import distill, evaluate, make_labels, train_student, train_twin
 from zoo.publish import publish, seal
@@ -98,7 +93,9 @@ def main() -> None:
 
     \b
     Find one:    zoo list, zoo info NAME, zoo card NAME, zoo gallery FOLDER
-    Use one:     zoo check NAME, zoo md NAME FILE, zoo pull NAME
+    Use one:     zoo relax NAME FILE, zoo md NAME FILE, zoo check NAME
+    Ahead:       zoo pull NAME, zoo warm NAME
+    How fast:    zoo bench NAME
     Make one:    zoo distill RECIPE   (label, train, evaluate are its parts)
     Recipes:     zoo recipe new NAME --data FILE, zoo recipe check RECIPE
     Data sets:   zoo data list, zoo data show NAME, zoo data fetch NAME
@@ -109,7 +106,8 @@ def main() -> None:
     """
 
 
-for _part in (convert_command, data, recipe_group, reproduce_command):
+_RUNNING = (check_command, md_command, relax_command, warm_command)
+for _part in (bench_command, convert_command, data, recipe_group, reproduce_command, *_RUNNING):
     main.add_command(_part)
 
 
@@ -125,36 +123,6 @@ def recipe_options(command: F) -> F:
             help="Folder of the run.  [default: runs/FAMILY/ENGINE]",
         ),
         click.argument("recipe"),
-    ):
-        command = decorate(command)
-    return command
-
-
-def engine_options(command: F) -> F:
-    """Which hub an engine is from, and how it runs here."""
-    for decorate in (
-        click.option(
-            "--compile/--no-compile",
-            "compile",
-            default=None,
-            callback=lambda context, option, value: "auto" if value is None else value,
-            help="Compiled code for energies and forces, where zoo has some.  [default: where it agrees]",
-        ),
-        click.option(
-            "--dtype",
-            default="float32",
-            show_default=True,
-            type=click.Choice(["float32", "float64"]),
-            help="Precision: float32 is fast, float64 is exact.",
-        ),
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            metavar="DEVICE",
-            help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.",
-        ),
-        hub_options,
     ):
         command = decorate(command)
     return command
@@ -365,120 +333,6 @@ def gallery_command(folder: Path, hub: str | None, namespace: str) -> None:
     index.html is a table to sort and filter, and leads to a page a card with its figures. It needs no server.
     """
     click.echo(f"{build_gallery(folder, hub, namespace=namespace)} is written; open it in a browser")
-
-
-@main.command("check")
-@click.argument("name")
-@engine_options
-@json_option
-def check_command(name: str, as_json: bool, **options: Any) -> None:
-    """Recompute the published probe of engine NAME on this machine.
-
-    A probe is a few structures, kept with the engine, and what it said of them where it was made. NAME is
-    FAMILY/ENGINE or a model folder (./folder), whose files are verified too. Exits with 1 where a difference is over
-    its tolerance.
-    """
-    result = load(name, **options).check()
-    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else str(result))
-    if not result.passed:
-        sys.exit(1)
-
-
-@main.command("md")
-@click.argument("name")
-@click.argument("structure", type=click.Path(path_type=Path))
-@click.option(
-    "--ensemble",
-    default="nve",
-    show_default=True,
-    type=click.Choice(["nve", "nvt"]),
-    help="nve keeps the energy, nvt the temperature (Langevin thermostat).",
-)
-@click.option(
-    "--temperature",
-    "temperature_K",
-    default=300.0,
-    show_default=True,
-    help="In K: of the thermostat, and of the first velocities where STRUCTURE has none (nve: half of it remains where "
-    "atoms start on perfect sites).",
-)
-@click.option("--timestep", "timestep_fs", default=1.0, show_default=True, help="In fs.")
-@click.option("--steps", default=1000, show_default=True, help="How many time steps.")
-@click.option("--every", default=100, show_default=True, help="Steps between printed lines, and between frames.")
-@click.option("--seed", default=0, show_default=True, help="Of velocities and thermostat.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Trajectory to write, in ASE's format, such as si.traj.  [default: none]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace the trajectory where it exists.")
-@engine_options
-@click.option("--no-check-domain", is_flag=True, help="Ask the engine outside its domain too (check_domain=False).")
-def md_command(
-    name: str, structure: Path, output: Path | None, overwrite: bool, no_check_domain: bool, **options: Any
-) -> None:
-    """Run molecular dynamics with engine NAME.
-
-    NAME is FAMILY/ENGINE or a model folder (./folder). STRUCTURE is a file in any format that ASE reads; of many
-    structures in it the last is taken.
-
-    \b
-    zoo md sevennet-0/silicon-student si.xyz --hub ./hub --output si.traj
-    """
-    settings = Settings(**{key: options.pop(key) for key in _SETTINGS})
-    if output is not None:
-        _check_output(output, structure, overwrite)
-    engine = load(name, check_domain=not no_check_domain, **options)
-    if not engine.potential.traits.energies:
-        raise CapabilityError(f"{name} gives forces alone, and zoo md prints energies; drive it with ASE from Python")
-    atoms = read_structure(structure)
-    with tqdm(total=settings.steps, desc="dynamics", unit="step", delay=2) as bar:
-        samples = run_dynamics(
-            atoms,
-            engine.calculator(),
-            settings,
-            trajectory=output,
-            overwrite=overwrite,
-            on_sample=lambda sample: tqdm.write(_line(sample, engine)),
-            on_step=lambda step: bar.update(step - bar.n),
-        )
-    drift = energy_drift(samples, len(atoms))
-    if drift is not None and settings.ensemble == "nve":
-        click.echo(f"\ndrift of the total energy: {drift:.4f} meV/atom/ps")
-
-
-_SETTINGS = [field.name for field in fields(Settings)]
-
-
-def _check_output(output: Path, structure: Path, overwrite: bool) -> None:
-    """Before anything is loaded. Raises ConfigError; the structure itself is never overwritten."""
-    if output.exists() and structure.exists() and output.samefile(structure):
-        raise ConfigError(f"{output} is the structure to start from; choose another --output")
-    check_output(output, overwrite=overwrite)
-
-
-def _line(sample: Sample, engine: Engine) -> str:
-    """A line of the table; the first comes with the engine and the head, when nothing was refused."""
-    line = f"{sample.step:>8} {sample.time_ps:>10.3f} {sample.temperature_K:>8.1f}"
-    line += f" {sample.potential_eV:>14.5f} {sample.total_eV:>14.5f}"
-    head = f"{'step':>8} {'time (ps)':>10} {'T (K)':>8} {'E_pot (eV)':>14} {'E_total (eV)':>14}"
-    return f"{engine!r}\n\n{head}\n{line}" if sample.step == 0 else line
-
-
-def read_structure(path: Path) -> Atoms:
-    """The last structure in a file. Raises UnknownNameError for no such file, StructureError for an unreadable one."""
-    formats = "give a structure in a format that ASE reads, such as .xyz or .cif"
-    if not path.is_file():
-        raise UnknownNameError(f"no file {path}; {formats}")
-    try:
-        atoms = ase.io.read(path, index=-1)
-    except Exception as error:  # ASE's readers raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise StructureError(f"{path} cannot be read as a structure ({reason}); {formats}") from error
-    if not isinstance(atoms, Atoms):
-        raise StructureError(f"{path} holds no structure; {formats}")
-    return atoms
 
 
 if __name__ == "__main__":

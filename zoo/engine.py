@@ -1,9 +1,9 @@
 """What ``zoo.load`` returns: a potential with its provenance and its domain, ready to be asked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
@@ -18,20 +18,21 @@ from zoo.artifact import (
     count_parameters,
     probe_predictions,
     read_model_folder,
+    read_novelty,
 )
-from zoo.calculator import ZooCalculator, check_elements, check_finite, elements_text, symbols_of
+from zoo.calculator import ZooCalculator, check_elements, elements_text, symbols_of
 from zoo.errors import CapabilityError, ConfigError, DomainError
 from zoo.execution import Compile, Compiled, compiled
 from zoo.graph import Graph, collate
+from zoo.guard import Lookup, check_distances, check_frame, domain_text, with_help
 from zoo.neighbors import build_graph
+from zoo.novelty import Novelty, NoveltyModel
+from zoo.packing import Item, Need, Packer, Task, divided, item, numbered
+from zoo.phonons import DISPLACEMENT, MESH, Phonons, Supercell, phonons_of_forces
 from zoo.potential import Potential, Prediction, given
+from zoo.second_order import SecondOrder, coordinates, known, one_each
 from zoo.units import MEV_PER_EV
-from zoo.vibrations import Vibrations, normal_modes
-
-# Atoms and edges that ``predict`` puts into one pass; a larger structure goes alone. In float32 on a CPU it
-# takes 0.1 GiB with a PaiNN of 64 channels and 2 layers, and 1.2 GiB with SevenNet-0.
-BATCH = 10_000
-_ANYWAY = "zoo.load(..., check_domain=False), or zoo md --no-check-domain, asks anyway"
+from zoo.vibrations import Vibrations, moving_atoms, normal_modes
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,19 @@ class Engine:
         probe: Probe | None = None,
         check_domain: bool = True,
         compiled: Compiled | None = None,
+        novelty: NoveltyModel | None = None,
+        lookup: Lookup | None = None,
     ) -> None:
+        """``lookup`` names engines that cover a structure, for the errors of those that this one does not."""
         self.potential = potential.requires_grad_(False)
         self.provenance = provenance
         self.config = config
         self.probe = probe
         self.checks_domain = check_domain
         self._compiled = compiled
+        self._novelty = novelty
+        self._lookup = lookup
+        self._needs: dict[Task, Need] = {}  # memory that passes take, as far as it was measured
 
     @classmethod
     def read(
@@ -131,10 +138,11 @@ class Engine:
         source: str | None = None,
         revision: str | None = None,
         commit: str | None = None,
+        lookup: Lookup | None = None,
     ) -> Self:
         """The engine in a model folder, in the type of its stored weights by default.
 
-        ``compile`` as in ``zoo.load``.
+        ``compile`` as in ``zoo.load``, ``lookup`` as in ``Engine``.
 
         Raises IntegrityError, ConfigError.
         """
@@ -151,7 +159,16 @@ class Engine:
         )
         student = student.to(place).requires_grad_(False)
         code = compiled(student, compile, probe.structures)
-        return cls(student, provenance, config=config, probe=probe, check_domain=check_domain, compiled=code)
+        return cls(
+            student,
+            provenance,
+            config=config,
+            probe=probe,
+            check_domain=check_domain,
+            compiled=code,
+            novelty=read_novelty(folder, student),
+            lookup=lookup,
+        )
 
     @property
     def name(self) -> str:
@@ -165,28 +182,29 @@ class Engine:
     def calculator(self) -> ZooCalculator:
         """A calculator for ASE."""
         check = self.check_domain if self.checks_domain else None
-        return ZooCalculator(self.potential, check=check, predict=self._ask)
+        nearest = None if self.domain is None else self.domain.min_distance_A
+        code = self._compiled if self.compiled else None
+        follow = code.follow if code is not None and code.follows else None
+        return ZooCalculator(self.potential, check=check, nearest=nearest, predict=self._ask, follow=follow)
 
     @property
     def compiled(self) -> bool:
         """Whether energies, forces and stress come from compiled code."""
         return self._compiled is not None and self._compiled.fits
 
-    def predict(self, structures: Atoms | Sequence[Atoms]) -> list[Prediction]:
+    def predict(self, structures: Atoms | Iterable[Atoms]) -> list[Prediction]:
         """One Prediction a structure, in order, in main memory.
 
-        Energy () eV, atomic_energies (atoms,) eV, forces (atoms, 3) eV/Å, stress (3, 3) eV/Å³, which is None
-        where a structure is not periodic in all three directions. Raises StructureError, DomainError,
-        DivergedError.
+        Structures may be of any number and any mix of sizes, and are taken from an iterator as they are needed: passes
+        are as large as is fastest and as memory allows. Energy () eV, atomic_energies (atoms,) eV, forces (atoms, 3)
+        eV/Å, stress (3, 3) eV/Å³, which is None where a structure is not periodic in all three directions, and of
+        potentials that give none. Raises
+        StructureError, DomainError, DivergedError, which name the place of the structure among many, OutOfMemoryError.
         """
-        many = [structures] if isinstance(structures, Atoms) else list(structures)
-        graphs = [self._graph(atoms) for atoms in many]
-        predictions: list[Prediction] = []
-        for batch in _batches(graphs):
-            predictions += self._predict_batch(batch)
-        for atoms, prediction in zip(many, predictions, strict=True):
-            check_finite(prediction, atoms, energies=self.potential.traits.energies)
-        return predictions
+        alone = isinstance(structures, Atoms)
+        items = iter([item(structures, self._graph)]) if alone else numbered(structures, self._graph)
+        packer = Packer(self.potential, "forces", self._predict_batch, self._needs, compiled=self.compiled)
+        return list(packer.answers(items))
 
     def hessian(
         self, atoms: Atoms, *, indices: Sequence[int] | None = None, rows: Sequence[int] | None = None
@@ -194,41 +212,82 @@ class Engine:
         """(3 * atoms, 3 * atoms) float64 eV/Å²: second derivatives of the energy, as they were computed.
 
         ``indices`` asks for the block of some atoms, in their order, the others standing still; ``rows``, each
-        3 * atom + axis, for some rows, (rows, 3 * atoms). Raises ConfigError for both, or for one that there is not.
+        3 * atom + axis, for some rows, (rows, 3 * atoms). Raises ConfigError for both, or for one that there is not,
+        OutOfMemoryError.
         """
         if indices is not None and rows is not None:
             raise ConfigError("indices and rows of a Hessian at once; give one of them")
-        moving = None if indices is None else _coordinates(_known(indices, len(atoms), "atom"))
-        chosen = moving if rows is None else _known(rows, 3 * len(atoms), "row")
-        graph = self._graph(atoms).to(self.potential.device, self.potential.dtype)
-        told = None if chosen is None else torch.from_numpy(chosen).to(self.potential.device)
-        found = self.potential.hessian(graph, told).double().cpu().numpy()
+        moving = None if indices is None else coordinates(known(indices, len(atoms), "atom"))
+        chosen = moving if rows is None else known(rows, 3 * len(atoms), "row")
+        (found,) = self._second_order.hessians([atoms], chosen)
         return found if moving is None else found[:, moving]
 
-    def hvp(self, atoms: Atoms, vectors: np.ndarray) -> np.ndarray:
+    def hessians(self, structures: Iterable[Atoms]) -> list[np.ndarray]:
+        """The whole Hessian of each structure, in order: many small ones together take less time than one by one."""
+        return self._second_order.hessians(list(structures))
+
+    @overload
+    def hvp(self, atoms: Atoms, vectors: np.ndarray) -> np.ndarray: ...
+    @overload
+    def hvp(self, atoms: Sequence[Atoms], vectors: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+    def hvp(
+        self, atoms: Atoms | Sequence[Atoms], vectors: np.ndarray | Sequence[np.ndarray]
+    ) -> np.ndarray | list[np.ndarray]:
         """Products of the Hessian with vectors, float64 eV/Å², without the Hessian.
 
-        vectors (atoms, 3), or (vectors, atoms, 3), dimensionless; returns the same shape. Raises ConfigError for
-        another shape.
+        vectors (atoms, 3), or (vectors, atoms, 3), dimensionless; returns the same shape. Of many structures, an array
+        of vectors each, and a list is returned. Raises ConfigError for another shape, OutOfMemoryError.
         """
-        many = np.asarray(vectors, dtype=np.float64)
-        expected = (len(atoms), 3)
-        if many.shape[-2:] != expected or many.ndim not in (2, 3):
-            raise ConfigError(
-                f"vectors of shape {many.shape} for {len(atoms)} atoms; expected {expected}, or many such"
-            )
-        graph = self._graph(atoms).to(self.potential.device, self.potential.dtype)
-        probes = torch.from_numpy(many.reshape(-1, *expected)).to(graph.positions)
-        found = self.potential.predict(graph, forces=False, probes=probes)
-        return given(found.hessian_products).double().cpu().numpy().reshape(many.shape)
+        if isinstance(atoms, Atoms):
+            return self.hvp([atoms], [np.asarray(vectors)])[0]
+        found = self._second_order.products(atoms, one_each(atoms, list(vectors)))
+        return [products.reshape(np.shape(asked)) for products, asked in zip(found, vectors, strict=True)]
 
     def vibrations(self, atoms: Atoms, *, indices: Sequence[int] | None = None) -> Vibrations:
         """Normal modes of a molecule, or of a crystal at the gamma point; relax the structure before.
 
-        ``indices`` are the atoms that move, the others standing still, such as an adsorbate's.
+        ``indices`` are the atoms that move, the others standing still, such as an adsorbate's; by default those that
+        no ``ase.constraints.FixAtoms`` holds. Other constraints do not count. Raises ConfigError where no atom moves.
         """
+        moving = moving_atoms(atoms) if indices is None else indices
         masses = atoms.get_masses()
-        return normal_modes(self.hessian(atoms, indices=indices), masses if indices is None else masses[list(indices)])
+        return normal_modes(self.hessian(atoms, indices=moving), masses if moving is None else masses[list(moving)])
+
+    def phonons(
+        self,
+        atoms: Atoms,
+        supercell: Supercell,
+        *,
+        displacement: float = DISPLACEMENT,
+        mesh: tuple[int, int, int] = MESH,
+    ) -> Phonons:
+        """Phonons of a primitive or conventional cell by phonopy, from forces of displaced supercells.
+
+        ``supercell`` is three counts or a (3, 3) matrix in units of the cell; relax the cell before. ``displacement``
+        is in Å, and divides the noise of the forces: an engine in float64 has next to none. Raises MissingPackageError
+        without phonopy, StructureError for a structure that is not a crystal.
+        """
+
+        def forces(structures: Iterable[Atoms]) -> list[np.ndarray]:
+            return [given(one.forces).double().numpy() for one in self.predict(structures)]
+
+        self._graph(atoms)  # refuses the cell itself, not a supercell of it
+        return phonons_of_forces(forces, atoms, supercell, displacement=displacement, mesh=mesh)
+
+    @property
+    def tells_novelty(self) -> bool:
+        """Whether it came with what ``novelty`` needs."""
+        return self._novelty is not None
+
+    def novelty(self, structures: Atoms | Sequence[Atoms]) -> list[Novelty]:
+        """How new the surroundings of atoms are to this engine, as errors of forces to be expected, for a forward pass.
+
+        One Novelty a structure, in order, within the domain or not. Raises CapabilityError where the engine came
+        without, StructureError, DomainError.
+        """
+        if self._novelty is None:
+            raise CapabilityError(f"{self.name} has no novelty score; make its model folder again with zoo distill")
+        return self._novelty.of(self.potential, [structures] if isinstance(structures, Atoms) else list(structures))
 
     def check(self) -> CheckResult:
         """Recomputes the published probe on this device, in this type. Raises CapabilityError without one."""
@@ -250,8 +309,9 @@ class Engine:
         found = probe_predictions(self.potential, probe.structures, probe.vectors)
         if not self.compiled:
             return found
-        graph = build_graph(probe.structures, self.potential.cutoff, dtype=self.potential.dtype)
-        told = self._ask(graph).split([len(atoms) for atoms in probe.structures])
+        place, real = self.potential.device, self.potential.dtype
+        graph = build_graph(probe.structures, self.potential.cutoff, dtype=real, device=place)
+        told = self._ask(graph).cpu().split([len(atoms) for atoms in probe.structures])
         return [
             replace(old, energy=new.energy, forces=given(new.forces).double())
             for old, new in zip(found, told, strict=True)
@@ -262,13 +322,15 @@ class Engine:
 
         ``graph`` are the edges of the same atoms, where the caller has them.
         """
-        check_elements(atoms, self.potential)
         domain, title = self.domain, self.provenance.title
-        if domain is None:
-            return
-        _check_frame(domain, atoms, title)
-        edges = build_graph(atoms, self.potential.cutoff) if graph is None else graph
-        _check_distances(domain, atoms, edges, title)
+        try:
+            check_elements(atoms, self.potential)
+            if domain is not None:
+                check_frame(domain, atoms, title)
+                edges = build_graph(atoms, self.potential.cutoff) if graph is None else graph
+                check_distances(domain, atoms, edges, title)
+        except DomainError as error:
+            raise with_help(error, atoms, self._lookup) from None
 
     def __repr__(self) -> str:
         rows = {
@@ -292,7 +354,7 @@ class Engine:
 
     @property
     def _code(self) -> str:
-        return "compiled" if self.compiled else "PyTorch"
+        return self._compiled.title if self._compiled is not None and self.compiled else "PyTorch"
 
     @property
     def _dtype_name(self) -> str:
@@ -301,17 +363,21 @@ class Engine:
     def _graph(self, atoms: Atoms) -> Graph:
         """The edges of atoms that passed the check, in float64 in main memory."""
         graph = build_graph(atoms, self.potential.cutoff)
-        check_elements(atoms, self.potential)
         if self.checks_domain:
             self.check_domain(atoms, graph)
+        else:
+            check_elements(atoms, self.potential)
         return graph
 
-    def _predict_batch(self, graphs: list[Graph]) -> list[Prediction]:
-        batch = collate(graphs).to(self.potential.device, self.potential.dtype)
-        has_volume = [bool(graph.periodic.all()) for graph in graphs]
-        predicted = self._ask(batch, stress=any(has_volume)).cpu()
-        by_structure = predicted.split([graph.num_atoms for graph in graphs])
-        return [_of_one(one, volume) for one, volume in zip(by_structure, has_volume, strict=True)]
+    @property
+    def _second_order(self) -> SecondOrder:
+        return SecondOrder(self.potential, self._graph, self._needs)
+
+    def _predict_batch(self, batch: list[Item]) -> list[Prediction]:
+        takes = self._compiled.takes if self._compiled is not None and self.compiled else self.potential.dtype
+        graph = collate([one.graph for one in batch]).to(self.potential.device, takes)
+        stress = self.potential.traits.stress and any(one.atoms.pbc.all() for one in batch)
+        return divided(self._ask(graph, stress=stress).cpu(), batch, energies=self.potential.traits.energies)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -336,41 +402,6 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     raise ConfigError(f"dtype {dtype!r}; expected 'float32' (fast) or 'float64' (exact)")
 
 
-def _known(numbers: Sequence[int], count: int, what: str) -> np.ndarray:
-    """As an array. Raises ConfigError where one is not among the first ``count`` whole numbers, or stands twice."""
-    found = np.asarray(numbers)
-    whole = found.ndim == 1 and (found.size == 0 or np.issubdtype(found.dtype, np.integer))
-    if not whole or ((found < 0) | (found >= count)).any() or len(set(found.tolist())) != len(found):
-        raise ConfigError(f"{what}s {list(numbers)}; expected whole numbers from 0 to {count - 1}, each once")
-    return found.astype(np.int64)
-
-
-def _coordinates(atoms: np.ndarray) -> np.ndarray:
-    """(3 * atoms,) The places of their x, y and z among all coordinates."""
-    return (3 * atoms[:, None] + np.arange(3)).ravel()
-
-
-def _batches(graphs: list[Graph]) -> Iterator[list[Graph]]:
-    """Runs of graphs in order that hold up to BATCH atoms and edges together."""
-    batch: list[Graph] = []
-    size = 0
-    for graph in graphs:
-        cost = graph.num_atoms + graph.num_edges
-        if batch and size + cost > BATCH:
-            yield batch
-            batch, size = [], 0
-        batch.append(graph)
-        size += cost
-    if batch:
-        yield batch
-
-
-def _of_one(prediction: Prediction, has_volume: bool) -> Prediction:
-    """Without the axis of structures."""
-    stress = prediction.stress[0] if prediction.stress is not None and has_volume else None
-    return Prediction(prediction.energy[0], prediction.atomic_energies, prediction.forces, stress)
-
-
 def _probe_errors(found: list[Prediction], stored: list[Prediction], counts: Tensor) -> tuple[float, float, float]:
     """The largest difference of energies (eV/atom), force components (eV/Å) and Hessian products (eV/Å²)."""
     energy = _stack("energy", found) - _stack("energy", stored)
@@ -387,40 +418,6 @@ def _stack(quantity: str, predictions: list[Prediction], dim: int = 0) -> Tensor
     return torch.cat([getattr(one, quantity) for one in predictions], dim=dim)
 
 
-def _check_frame(domain: Domain, atoms: Atoms, title: str) -> None:
-    """Elements, periodicity and density."""
-    strange = sorted(set(atoms.get_chemical_symbols()) - set(domain.elements))
-    if strange:
-        known = elements_text(domain.elements)
-        raise DomainError(f"{title} was made for {known}, not for {', '.join(strange)}; {_ANYWAY}")
-    periodic = tuple(bool(flag) for flag in atoms.pbc)
-    if periodic != domain.pbc:
-        made_for = f"{title} was made for pbc={domain.pbc}"
-        raise DomainError(
-            f"{atoms.symbols} has pbc={periodic}; {made_for}; surfaces and molecules are outside; {_ANYWAY}"
-        )
-    if domain.volume_per_atom_A3 is None or not all(periodic):
-        return
-    low, high = domain.volume_per_atom_A3
-    volume = atoms.get_volume() / len(atoms)
-    if not low <= volume <= high:
-        made_for = f"{title} was made for {low:.2f} to {high:.2f} Å³"
-        raise DomainError(f"{atoms.symbols} has {volume:.2f} Å³ per atom; {made_for}; {_ANYWAY}")
-
-
-def _check_distances(domain: Domain, atoms: Atoms, graph: Graph, title: str) -> None:
-    if graph.num_edges == 0:
-        return
-    squares = graph.edge_vectors().square().sum(dim=-1)  # (edges,) Å²
-    shortest = float(squares.min()) ** 0.5
-    if shortest >= domain.min_distance_A:
-        return
-    edge = int(squares.argmin())
-    pair = f"atoms {int(graph.centers[edge])} and {int(graph.neighbors[edge])} of {atoms.symbols}"
-    made_for = f"{title} was made for {domain.min_distance_A:.3f} Å and more"
-    raise DomainError(f"{pair} are {shortest:.3f} Å apart; {made_for}; {_ANYWAY}")
-
-
 def _description(potential: Potential) -> str:
     shape = getattr(potential, "config", None)
     told = getattr(shape, "TOLD", None)  # of a config that is long
@@ -428,14 +425,3 @@ def _description(potential: Potential) -> str:
     parts = [f"{value} {key.replace('_', ' ')}" for key, value in numbers.items() if value]
     parts += [f"cutoff {potential.cutoff:g} Å", f"{count_parameters(potential):,} parameters"]
     return f"{type(potential).__name__}, " + ", ".join(parts)
-
-
-def domain_text(domain: Domain | None) -> str | None:
-    """In one line, for people."""
-    if domain is None:
-        return None
-    axes = "".join(axis for axis, flag in zip("abc", domain.pbc, strict=True) if flag)
-    limits = [domain.description, f"periodic along {axes}" if axes else "not periodic"]
-    if domain.volume_per_atom_A3:
-        limits.append("{:.1f} to {:.1f} Å³ per atom".format(*domain.volume_per_atom_A3))
-    return ", ".join([*limits, f"atoms {domain.min_distance_A:.2f} Å apart or more"])

@@ -10,6 +10,7 @@
     ├── NotReleasedError     a name that is known, whose weights nobody has released
     ├── MissingPackageError  an optional package is not installed
     ├── CapabilityError      a potential was asked for what it cannot give
+    ├── OutOfMemoryError     one structure alone does not fit into the memory there is
     ├── IntegrityError       a file differs from what its digest or its format says
     ├── LabelError           labels of another teacher, or of other structures
     ├── DivergedError        numbers became infinite or undefined
@@ -56,6 +57,10 @@ class MissingPackageError(ZooError, ImportError):
 
 class CapabilityError(ZooError, ValueError):
     """A potential was asked for something it cannot give."""
+
+
+class OutOfMemoryError(ZooError, MemoryError):
+    """One structure alone, or what was asked of it, does not fit into the memory there is."""
 
 
 class IntegrityError(ZooError):

@@ -57,6 +57,7 @@ _STEP_ATOMS = 128  # of a larger structure no step is measured: one of GemNet on
 _MADE_SIDE = 4  # sites along an edge of a structure that is made up, at most
 _SPACING, _JITTER = 2.2, 0.6  # Å; its atoms are on a grid, each moved by as much, so that two are 1 Å apart or more
 _NONE_HERE = "no structure was found here"
+_STEP_CALLS = 3  # what a step costs of a network that goes on from its teacher's weights: as many of its calls
 _PRODUCT_CALLS = 2  # what a Hessian product costs of a teacher too slow to be asked for one
 
 _PACKAGES = {"spice": "h5py", "lmdb": "lmdb"}  # that readers of a format need
@@ -195,7 +196,7 @@ def estimate(run: Run, *, measure: bool = True) -> Estimate:
     scans = _scan_all(recipe, missing)
     counts, sample = _count_all(recipe, scans, missing)
     splits = {split: Count.sum([counts[group.name] for group in _groups(recipe, split)]) for split in SPLITS}
-    everything, train = Count.sum(list(splits.values())), splits["train"].structures
+    labelled, train = Count.sum([splits[split] for split in recipe.labelled]), splits["train"].structures
     training = recipe.training
     steps = training.steps if training.epochs is None else None if train is None else training.steps_of(train)
     rate = _measured(run, sample, _mean_size([*splits.values(), *counts.values()])) if measure else _UNMEASURED
@@ -205,13 +206,13 @@ def estimate(run: Run, *, measure: bool = True) -> Estimate:
         run=run,
         needs=tuple(needs),
         splits=splits,
-        products=_products(recipe, everything),
-        label_bytes=_label_bytes(recipe, everything),
+        products=_products(recipe, labelled),
+        label_bytes=_label_bytes(recipe, labelled),
         moves=sum(group.settle + group.count * group.interval for group in _moving(recipe)),
         steps=steps,
         rate=rate,
-        label_hours=_label_hours(recipe, everything, rate),
-        training_hours=_training_hours(recipe, everything, steps, rate),
+        label_hours=_label_hours(recipe, labelled, rate),
+        training_hours=_training_hours(recipe, Count.sum(list(splits.values())), steps, rate),
         missing=tuple(dict.fromkeys(missing)),
         standing=tuple(_standing(run)),
     )
@@ -223,7 +224,7 @@ def text(found: Estimate) -> str:
     lines = [f"{recipe.name}: {recipe.purpose}", f"teacher {recipe.teacher.name}, run folder {run.folder}", ""]
     lines += [f"data        {need}" for need in found.needs]
     lines += [_split_line(recipe, split, count) for split, count in found.splits.items()]
-    calls = Count.sum(list(found.splits.values())).structures
+    calls = Count.sum([found.splits[split] for split in recipe.labelled]).structures
     training, whose = recipe.training, "student and twin" if recipe.distils else "the student alone"
     lines += [
         f"labels      {_number(found.products)} Hessian products ({recipe.labels.probes}), {found.moves} steps of "
@@ -586,6 +587,8 @@ def _measured(run: Run, sample: Atoms | None, size: int | None) -> Rate:
     elif sample is None and size is not None:
         seen = _made_up(recipe.student.elements, size)
     step, no_step = _step_rate(recipe, seen)
+    if step is None and call is not None and recipe.training.start == "teacher":
+        step, seen = _STEP_CALLS * call, sample
     made_up = 0 if seen is None or seen is sample else len(seen)
     memory = None if call is None and step is None else _peak_memory()
     return Rate(made_up if sample is None else len(sample), call, product, step, unknown, no_step, made_up, memory)

@@ -14,6 +14,8 @@ from zoo.hub.folder import read_text, verify_card
 from zoo.licences import is_commercial
 from zoo.locate import locate, open_hub, parse, resolve, warn_without_folder
 from zoo.naming import EngineName, default_namespace
+from zoo.teachers import ANNOUNCED, FINE_TUNED, absent, needs_weights
+from zoo.teachers.jmp.weights import read_config, weights_folder
 
 Row = dict[str, Any]
 _KEYS = (
@@ -30,6 +32,10 @@ _KEYS = (
     "parameters",
     "teacher",
     "package",
+    "head",
+    "source",
+    "folder",
+    "missing",
     "hub",
     "repository",
     "version",
@@ -75,7 +81,8 @@ def describe(name: str, hub: str | Path | None = None, *, namespace: str | None 
     if isinstance(found, Path):
         return _folder_row(found)
     entry = entries().get(found.name) if isinstance(found, EngineName) else None
-    if entry is not None and entry.status == "package":
+    here = isinstance(found, EngineName) and _is_here(found, hub)
+    if entry is not None and (entry.status == "package" or here):
         return _entry_row(entry), None
     place = locate(found, open_hub(hub), default_namespace(namespace))
     resolved = resolve(place)
@@ -91,7 +98,34 @@ def _entry_row(entry: Entry) -> Row:
     release = entry.release
     if release is not None:
         facts |= release.model_dump(mode="json")
-    return dict.fromkeys(_KEYS) | facts | {"commercial": is_commercial(entry.licence_weights)}
+    row = dict.fromkeys(_KEYS) | facts | _weights(entry)
+    return row | {"commercial": is_commercial(row["licence_weights"])}
+
+
+def _weights(entry: Entry) -> Row:
+    """Of a teacher that no package brings: what was converted or made here, or how to bring it."""
+    if not (needs_weights(entry.name) or entry.name in ANNOUNCED):
+        return {}
+    if missing := absent(entry.name):
+        return {} if entry.status == "recipe" else {"missing": missing}
+    folder = weights_folder(entry.name)
+    try:
+        config = read_config(folder)
+    except ConfigError as error:  # one that is broken must not hide the others
+        return {"missing": str(error)}
+    return {
+        "head": config.head,
+        "source": config.source,
+        "folder": str(folder),
+        "level_of_theory": config.level_of_theory,
+        "elements": [chemical_symbols[number] for number in config.network.elements],
+        "licence_weights": config.licence,
+    }
+
+
+def _is_here(name: EngineName, hub: str | Path | None) -> bool:
+    """Whether a fine-tune was made or converted here, where ``load`` takes it from."""
+    return name.name in FINE_TUNED and hub is None and name.revision is None and absent(name.name) is None
 
 
 def _listed_row(listed: Listed, entry: Entry | None, hub: str) -> Row:

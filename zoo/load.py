@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from zoo.covering import Covering
 from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.execution import Compile, compiled, wanted
@@ -30,21 +31,23 @@ def load(
     URL or a folder, by default what ZOO_HUB names, else huggingface.co; ``namespace`` is by default what ZOO_NAMESPACE
     names, else mlff-zoo. A version (``@v1``), a commit and a folder are read without a request where they were fetched
     before; a name without revision asks for the newest version, and takes the newest of those fetched, with a
-    ZooWarning, where the hub does not answer. Energies, forces and stress come from compiled code where zoo has some
-    (PaiNN on a CPU), which is compiled once a machine and agreed with PyTorch; with ``compile=False`` or
-    ZOO_COMPILE=never all is PyTorch's, and with ``compile=True`` a ZooWarning says where there is no such code.
+    ZooWarning, where the hub does not answer. Energies, forces and stress come from compiled code that agreed with
+    PyTorch: a PaiNN's on a CPU is compiled in seconds, once a machine; that of the other students takes a minute or
+    more, is made with ``compile=True`` or by ``zoo warm``, and is found in the cache from then on. On a GPU operations
+    are recorded and replayed, compiled or not. With ``compile=False`` or ZOO_COMPILE=never all is PyTorch's, and with
+    ``compile=True`` a ZooWarning says where there is no such code.
     Raises UnknownNameError, NotReleasedError, HubError, AccessError, IntegrityError, ConfigError,
     MissingPackageError.
     """
     wanted(compile)
     place, real = resolve_device(device), resolve_dtype(dtype)
-    found = parse(name, revision)
+    found, lookup = parse(name, revision), Covering(hub, namespace)
     if isinstance(found, EngineName) and _is_teacher(found, hub):
-        return _teacher(found, place, real, check_domain, compile)
+        return _teacher(found, place, real, check_domain, compile, lookup)
     if isinstance(found, Path):
         if not found.is_dir():
             raise UnknownNameError(f"there is no folder {found}; expected {FORMS}")
-        return Engine.read(found, device=place, dtype=real, compile=compile, check_domain=check_domain)
+        return Engine.read(found, device=place, dtype=real, compile=compile, check_domain=check_domain, lookup=lookup)
     fetched = fetch(locate(found, open_hub(hub), default_namespace(namespace)))
     return Engine.read(
         fetched.folder,
@@ -55,6 +58,7 @@ def load(
         source=fetched.source,
         revision=fetched.resolved.tag,
         commit=fetched.resolved.commit,
+        lookup=lookup,
     )
 
 
@@ -77,7 +81,7 @@ def _is_teacher(found: EngineName, hub: str | Path | None) -> bool:
 
 
 def _teacher(
-    found: EngineName, device: torch.device, dtype: torch.dtype, check_domain: bool, compile: Compile
+    found: EngineName, device: torch.device, dtype: torch.dtype, check_domain: bool, compile: Compile, lookup: Covering
 ) -> Engine:
     if found.revision is not None:
         raise ConfigError(
@@ -92,4 +96,4 @@ def _teacher(
         level_of_theory=teacher.level_of_theory,
     )
     code = compiled(teacher.potential, compile, [])  # none of a teacher: says so where it was asked for
-    return Engine(teacher.potential, provenance, check_domain=check_domain, compiled=code)
+    return Engine(teacher.potential, provenance, check_domain=check_domain, compiled=code, lookup=lookup)

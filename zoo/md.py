@@ -14,7 +14,7 @@ from ase.io.trajectory import Trajectory
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
-from zoo.errors import ConfigError, StructureError
+from zoo.errors import ConfigError, DivergedError, StructureError
 from zoo.evaluate.dynamics import drift_of
 from zoo.thermal import degrees_of_freedom, langevin, thermal_velocities
 from zoo.units import ASE_TIME_PER_FS, EV_PER_KELVIN
@@ -68,41 +68,56 @@ def run_dynamics(
 ) -> list[Sample]:
     """Moves ``atoms`` on, in place, and samples the run; ``trajectory`` is a file in ASE's format, flushed as it goes.
 
-    Velocities that the atoms have are kept, others are drawn. Raises ConfigError where the file may not be written,
-    StructureError, DomainError or DivergedError where the engine cannot go on: at the start no file is made or
-    touched, later the trajectory up to there stays.
+    Samples and frames are of the first step, each ``every``-th and the last. Velocities that the atoms have are kept,
+    others are drawn. Raises ConfigError where the file may not be written, StructureError, DomainError or DivergedError
+    where the engine cannot go on: at the start no file is made or touched, later the trajectory up to there stays, and
+    the message says how far that was.
     """
     if trajectory is not None:
         check_output(trajectory, overwrite=overwrite)
     integrator = _begin(atoms, calculator, settings)
     samples: list[Sample] = []
-
-    def sample() -> None:
-        samples.append(_sample(atoms, integrator.nsteps, settings))
-        if on_sample is not None:
-            on_sample(samples[-1])
-
-    integrator.attach(sample, interval=settings.every)
-    if on_step is not None:
-        integrator.attach(lambda: on_step(integrator.nsteps), interval=1)
     with ExitStack() as files:
-        if trajectory is not None:
-            frames = files.enter_context(Trajectory(str(trajectory), "w", atoms))
-            integrator.attach(frames.write, interval=settings.every)
-        integrator.run(settings.steps)
+        frames = None if trajectory is None else files.enter_context(Trajectory(str(trajectory), "w", atoms))
+
+        def look() -> None:
+            samples.append(_sample(atoms, integrator.nsteps, settings))
+            if on_sample is not None:
+                on_sample(samples[-1])
+            if frames is not None:
+                frames.write()
+
+        integrator.attach(look, interval=settings.every)
+        if on_step is not None:
+            integrator.attach(lambda: on_step(integrator.nsteps), interval=1)
+        _run(integrator, settings)
+        if settings.steps % settings.every:
+            look()
     return samples
 
 
-def check_output(trajectory: Path, *, overwrite: bool = False) -> None:
-    """Raises ConfigError where a trajectory may not be written."""
-    if trajectory.is_dir():
-        raise ConfigError(f"{trajectory} is a folder; give --output a file, such as {trajectory / 'md.traj'}")
-    if not trajectory.parent.is_dir():
-        raise ConfigError(f"there is no folder {trajectory.parent}; make it, or choose another --output")
-    if trajectory.suffix != ".traj":
-        raise ConfigError(f"{trajectory} would be in ASE's format; name it {trajectory.with_suffix('.traj').name}")
-    if trajectory.exists() and not overwrite:
-        raise ConfigError(f"{trajectory} exists; choose another --output, or pass --overwrite")
+def _run(integrator: MolecularDynamics, settings: Settings) -> None:
+    """Raises what ended it, with how far it came."""
+    try:
+        integrator.run(settings.steps)
+    except (StructureError, DivergedError) as error:
+        done = integrator.nsteps
+        raise type(error)(f"after {done} steps ({done * settings.timestep_fs / 1000:g} ps): {error}") from error
+
+
+def check_output(
+    path: Path, *, overwrite: bool = False, option: str = "--output", suffixes: tuple[str, ...] = (".traj",)
+) -> None:
+    """Raises ConfigError where structures may not be written to a file."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give {option} a file, such as {path / f'si{suffixes[0]}'}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent}; make it, or choose another {option}")
+    if path.suffix not in suffixes:
+        names = " or ".join(path.with_suffix(suffix).name for suffix in suffixes)
+        raise ConfigError(f"{path} is no name for what {option} writes; name it {names}")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists; choose another {option}, or pass --overwrite")
 
 
 def energy_drift(samples: list[Sample], atoms: int) -> float | None:

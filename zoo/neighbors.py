@@ -111,18 +111,26 @@ class SkinList:
 
     def graph(self, atoms: Atoms) -> Graph:
         """In float64 in main memory. Raises StructureError where the structure is broken or two atoms share a place."""
-        wide = self._wide if self._wide is not None and self._holds(self._wide, atoms) else self._search(atoms)
-        positions = torch.from_numpy(np.array(atoms.positions, dtype=np.float64))
-        moved = wide.with_geometry(positions, wide.cells)
-        squares = moved.edge_vectors().square().sum(dim=1)  # (edges,) Å²
-        if len(squares) and float(squares.min()) < COINCIDENT**2:
-            _refuse_coincident(moved, int(squares.argmin()), float(squares.min()) ** 0.5, atoms)
-        kept = (squares < self.cutoff**2).nonzero()[:, 0]
-        return replace(moved, centers=moved.centers[kept], neighbors=moved.neighbors[kept], shifts=moved.shifts[kept])
+        wide = self.wide(atoms)
+        moved = wide.with_geometry(torch.from_numpy(np.array(atoms.positions, dtype=np.float64)), wide.cells)
+        found, shortest = within(moved, self.cutoff)
+        if shortest < COINCIDENT:
+            _refuse_coincident(found, int(found.edge_vectors().square().sum(dim=1).argmin()), shortest, atoms)
+        return found
+
+    def wide(self, atoms: Atoms) -> Graph:
+        """Edges up to the skin beyond the cutoff and, maybe, further, and positions as of the last search.
+
+        The same object until there is another search. Raises StructureError as ``graph`` does, but sees atoms that
+        share a place only when it seeks.
+        """
+        return self._wide if self._wide is not None and self._holds(self._wide, atoms) else self._search(atoms)
 
     def _holds(self, wide: Graph, atoms: Atoms) -> bool:
-        frame = _frame_of(atoms)
-        if not all(np.array_equal(old, new) for old, new in zip(self._frame, frame, strict=True)):
+        frame = (atoms.numbers, atoms.cell.array, atoms.pbc)
+        if len(wide.numbers) != len(atoms) or not all(
+            (old == new).all() for old, new in zip(self._frame, frame, strict=True)
+        ):
             return False
         moves = atoms.positions - wide.positions.numpy()  # (atoms, 3) Å; NaN holds nothing
         return bool((np.einsum("ij,ij->i", moves, moves) < (self.skin / 2) ** 2).all())
@@ -131,6 +139,15 @@ class SkinList:
         self._wide, self._frame = _graph_of_one(atoms, self.cutoff + self.skin), _frame_of(atoms)
         self.searches += 1
         return self._wide
+
+
+def within(graph: Graph, cutoff: float) -> tuple[Graph, float]:
+    """A graph without its edges of ``cutoff`` (Å) or more, and the length of the shortest; infinite without edges."""
+    squares = graph.edge_vectors().square().sum(dim=1)  # (edges,) Å²
+    shortest = float(squares.min()) ** 0.5 if len(squares) else float("inf")
+    kept = (squares < cutoff**2).nonzero()[:, 0]
+    ends = {name: getattr(graph, name).index_select(0, kept) for name in ("centers", "neighbors", "shifts")}
+    return replace(graph, **ends), shortest
 
 
 def _frame_of(atoms: Atoms) -> tuple[np.ndarray, ...]:

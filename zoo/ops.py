@@ -2,6 +2,10 @@
 
 Forces are a first derivative, Hessian products a second, the gradient of a loss over them a third. Each function here
 is correct, and finite, to the third.
+
+Sums over neighbours are PyTorch's ``scatter_add``. Of the ways that ``scripts/bench_ops.py`` sets beside it those that
+are right to the third derivative take as long in a model; sums over sorted rows are not: PyTorch's ``segment_reduce``
+has no second derivative, and that of torch-scatter's ``segment_csr`` is wrong (benchmarks/ops.md).
 """
 
 import importlib
@@ -34,7 +38,7 @@ def native_scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
 def torch_scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     """``scatter_sum`` by the package torch-scatter.
 
-    For a sum it calls PyTorch's own ``scatter_add_``: the same kernel, the same bits, and no measured gain in speed.
+    For a sum it calls PyTorch's own ``scatter_add_``: the same kernel, the same bits, and no gain in speed.
     """
     import torch_scatter  # lazy: optional, and it compiles for minutes
 

@@ -25,10 +25,11 @@ from zoo.artifact import (
     count_parameters,
     encode_weights,
     probe_predictions,
+    read_novelty,
     write_model_folder,
 )
 from zoo.card import CardContext, render_card, template_of
-from zoo.data.labels import Labels
+from zoo.data.labels import Label, Labels
 from zoo.data.sources import get_source
 from zoo.data.subsets import data_terms
 from zoo.errors import ConfigError
@@ -37,12 +38,12 @@ from zoo.hub.card_lint import lint_card
 from zoo.neighbors import build_graph
 from zoo.potential import Prediction
 from zoo.publish import publish
-from zoo.recipe import Lock, Recipe, Split, to_yaml
+from zoo.recipe import Lock, Recipe, Split, loss_from, to_yaml
 from zoo.students import HEAVY, Student
 from zoo.teachers import Teacher
 from zoo.version import __version__
 
-Samples = Mapping[Split, tuple[list[Atoms], Labels]]
+Samples = Mapping[Split, tuple[list[Atoms], Labels | None]]
 
 _CLOSER = 0.95  # of the shortest distance in the training set: still inside the domain
 _MARGIN = 0.05  # of the volume an atom, to both sides
@@ -60,6 +61,7 @@ def package(
     """
     probe = make_probe(student, teacher, samples)
     config = make_config(recipe, student, teacher, samples, _steps_taken(run / "train"))
+    novelty = read_novelty(run / "evaluation", student)
     figures = {f"figures/{path.name}": path for path in sorted((run / "evaluation" / "figures").glob("*.png"))}
     files: dict[str, Path | bytes] = {
         "recipe.yaml": to_yaml(recipe).encode(),
@@ -80,12 +82,12 @@ def package(
     with bar, tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / "model"
         files["README.md"] = render_card(context).encode()
-        write_model_folder(draft, config=config, potential=student, probe=probe, files=files)
+        write_model_folder(draft, config=config, potential=student, probe=probe, files=files, novelty=novelty)
         bar.update()
         output = run_snippet(context.snippet, draft, Path(scratch))
         bar.update()
         files["README.md"] = _card(replace(context, snippet_output=output), draft)
-        write_model_folder(folder, config=config, potential=student, probe=probe, files=files)
+        write_model_folder(folder, config=config, potential=student, probe=probe, files=files, novelty=novelty)
         bar.update()
 
 
@@ -115,17 +117,28 @@ def make_domain(recipe: Recipe, structures: Sequence[Atoms]) -> Domain:
         if volumes
         else None,
         max_atoms_trained=max(len(atoms) for atoms in structures),
+        charge=_charge(recipe),
         description=recipe.purpose,
     )
 
 
+def _charge(recipe: Recipe) -> int | None:
+    """That of the structures as they were learned, e: to teachers all are neutral, in data sets they may be charged."""
+    if not any(loss_from(recipe.loss, part) == "dataset" for part in ("energy", "force", "stress")):
+        return 0
+    groups = [group for group in recipe.structures.groups if group.split == "train"]
+    subsets = recipe.structures.subsets
+    found = {subsets[group.subset].filters.charge if group.kind == "subset" else None for group in groups}
+    return found.pop() if len(found) == 1 else None
+
+
 def make_probe(student: Student, teacher: Teacher, samples: Samples) -> Probe:
-    """The first structure of each split, with what teacher and student say of it.
+    """The first structure of each split, with what teacher and student say of it; three, where one split has labels.
 
     Labels without Hessian products are made up for: the teacher is asked for one of each. A teacher that gives no
     energies has zeros there.
     """
-    firsts = [(structures[0], next(iter(labels))) for structures, labels in samples.values()]
+    firsts = _probed(samples)
     structures = [atoms for atoms, _ in firsts]
     count = min(_PROBES, *(len(label.probes) for _, label in firsts))
     if count == 0:
@@ -142,6 +155,15 @@ def make_probe(student: Student, teacher: Teacher, samples: Samples) -> Probe:
         engine=probe_predictions(student, structures, vectors),
         teacher=[replace(one, energy=one.energy.nan_to_num()) for one in told],
     )
+
+
+def _probed(samples: Samples) -> list[tuple[Atoms, Label]]:
+    known = [(structures, labels) for structures, labels in samples.values() if labels is not None]
+    if len(known) > 1:
+        return [(structures[0], next(iter(labels))) for structures, labels in known]
+    ((structures, labels),) = known
+    places = {0, len(labels) // 2, len(labels) - 1}
+    return [(structures[place], label) for place, label in enumerate(labels) if place in places]
 
 
 def _first_products(prediction: Prediction, count: int) -> Prediction:

@@ -39,7 +39,7 @@ from zoo.distill.task import Task, needs_teacher
 from zoo.distill.train import read_weights, train
 from zoo.errors import LabelError, ZooWarning
 from zoo.evaluate.compare import compare, require_packages
-from zoo.evaluate.contest import Contest
+from zoo.evaluate.contest import Contest, Learned
 from zoo.evaluate.report import Report
 from zoo.files import atomic_write, sha256_file
 from zoo.fine_tuned import is_teacher, keep_as_teacher
@@ -129,7 +129,8 @@ def _structures_of(run: Run, group: RattledGroup | DynamicsGroup | FramesGroup) 
 
 
 def make_labels(run: Run) -> Path:
-    """``labels/train``, ``labels/validation``, ``labels/test``: what the teacher says."""
+    """``labels/train``, ``labels/validation``, ``labels/test``: what the teacher says; the last alone where nothing is
+    learned from it."""
     recipe, folder = run.recipe, run.folder / "labels"
     teacher = Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)
     sources = [teacher, *data_terms(recipe)]
@@ -141,8 +142,8 @@ def make_labels(run: Run) -> Path:
     if not run.begin("labels", [source, recipe.labels.model_dump(), recipe.teacher.model_dump(), recipe.seed]):
         return folder
     check_teacher(recipe, run.teacher)
-    for split in SPLITS:
-        frames = read_split(structures, recipe.structures.groups, split)
+    for split in recipe.labelled:
+        frames = read_structures(run, split)
         plan = label_plan(frames, run.teacher, recipe.labels, recipe.seed, recipe.teacher.dtype)
         label_structures(
             folder / split,
@@ -202,7 +203,7 @@ def _finder(run: Run, stage: Literal["train", "twin"]) -> Finder | None:
         return Explored(read_explored(run))
     if run.workers.main and not is_whole(folder, section.rounds):
         (run.folder / stage / "model.safetensors").unlink(missing_ok=True)  # so that training goes on and mends it
-    pool = read_split(run.folder / "structures", run.recipe.structures.groups, "train")
+    pool = read_structures(run, "train")
     return Exploration(folder, run.recipe, pool, lambda: run.teacher, run.replace, run.workers)
 
 
@@ -228,10 +229,17 @@ def evaluate(run: Run) -> Report:
     if not run.begin("evaluation", [weights, recipe.evaluation.model_dump(), labels_digest(run.folder / "labels")]):
         return read_json(Report, folder / "report.json")
     structures, labels = read_labels(run, "test")
-    contest = Contest(recipe, run.teacher.potential, student, twin, structures, labels, run.folder)
+    contest = Contest(recipe, run.teacher.potential, student, twin, structures, labels, run.folder, _learned(run))
     report = compare(contest, folder)
     run.end("evaluation")
     return report
+
+
+def _learned(run: Run) -> Learned:
+    train = [*read_structures(run, "train"), *(atoms for found in read_explored(run) for atoms in found.structures)]
+    if "validation" in run.recipe.labelled:
+        return Learned(train, *read_labels(run, "validation"))
+    return Learned(train, read_structures(run, "validation"), None)
 
 
 def distill(run: Run) -> Path:
@@ -251,25 +259,34 @@ def distill(run: Run) -> Path:
 
 def _make_model(run: Run, report: Report, folder: Path) -> None:
     locked = run.recipe.model_copy(update={"lock": _lock(run)})
-    samples = {split: read_labels(run, split) for split in SPLITS}
+    samples: dict[Split, tuple[list[Atoms], Labels | None]]
+    samples = {split: (read_structures(run, split), None) for split in SPLITS}
+    samples |= {split: read_labels(run, split) for split in run.recipe.labelled}
     samples["train"][0].extend(atoms for found in read_explored(run) for atoms in found.structures)
     package(folder, locked, report, train_student(run), run.teacher, samples, run.folder)
     atomic_write(run.folder / "recipe.yaml", to_yaml(locked))
 
 
 def read_labels(run: Run, split: Split) -> tuple[list[Atoms], Labels]:
-    """The structures of a split and their labels."""
-    structures = read_split(run.folder / "structures", run.recipe.structures.groups, split)
+    """The structures of a split that the teacher labelled, and their labels."""
+    structures = read_structures(run, split)
     return structures, Labels.open(run.folder / "labels" / split, [structure_digest(atoms) for atoms in structures])
 
 
+def read_structures(run: Run, split: Split) -> list[Atoms]:
+    """The structures of a split."""
+    return read_split(run.folder / "structures", run.recipe.structures.groups, split)
+
+
 def labels_digest(folder: Path) -> str:
-    """Hex SHA-256 over the labels of all splits."""
-    return digest([sha256_file(folder / split / "manifest.json") for split in SPLITS])
+    """Hex SHA-256 over the labels of all splits that have some."""
+    manifests = [folder / split / "manifest.json" for split in SPLITS]
+    return digest([sha256_file(manifest) for manifest in manifests if manifest.is_file()])
 
 
 def _examples(run: Run, split: Split) -> list[Example]:
-    structures, labels = read_labels(run, split)
+    labelled = split in run.recipe.labelled
+    structures, labels = read_labels(run, split) if labelled else (read_structures(run, split), None)
     return make_examples(structures, labels, run.recipe.student.cutoff, DTYPES[run.recipe.training.dtype])
 
 

@@ -23,13 +23,12 @@ _SHARED: tuple[Stage, ...] = ("labels", "train", "twin")  # all workers do them 
 # What a stage writes last: where it is missing, the stage is not done, whatever its record says.
 _LAST = {
     "structures": ("manifest.json",),
-    "labels": ("train/manifest.json", "validation/manifest.json", "test/manifest.json"),
     "train": ("model.safetensors",),
     "twin": ("model.safetensors",),
     "evaluation": ("report.json",),
     "model": ("manifest.json",),
 }
-_FORMATS = {"structures": 1, "labels": 1, "train": 1, "twin": 1, "evaluation": 1, "model": 2}
+_FORMATS = {"structures": 1, "labels": 1, "train": 1, "twin": 1, "evaluation": 2, "model": 2}
 
 
 class StageRecord(Config):
@@ -133,8 +132,11 @@ class Run:
         found = read_json(StageRecord, record)
         if wanted is not None and found.inputs != wanted:
             return "other"
-        whole = all((self.folder / stage / path).exists() for path in _LAST[stage])
+        whole = all((self.folder / stage / path).exists() for path in self._last(stage))
         return "done" if found.done and whole else "begun"
+
+    def _last(self, stage: Stage) -> tuple[str, ...]:
+        return tuple(f"{split}/manifest.json" for split in self.recipe.labelled) if stage == "labels" else _LAST[stage]
 
     def _record(self, stage: Stage) -> Path:
         return self.folder / "stages" / f"{stage}.json"

@@ -1,13 +1,20 @@
-"""Normal modes and harmonic thermochemistry from a Hessian."""
+"""Normal modes, and the thermochemistry of a harmonic oscillator and of an ideal gas, from a Hessian."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from ase.thermochemistry import HarmonicThermo
+from ase import Atoms
+from ase.constraints import FixAtoms
+from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 
 from zoo.errors import ConfigError, DivergedError, StructureError
 from zoo.units import EV_PER_THZ, MEV_PER_EV, THZ_PER_ROOT, WAVENUMBER_PER_THZ
 
+Geometry = Literal["monatomic", "linear", "nonlinear"]
+_FREE_MOTIONS: dict[Geometry, int] = {"monatomic": 3, "linear": 5, "nonlinear": 6}  # translations and rotations
+_ON_A_LINE = 1e-3  # of the largest moment of inertia; a molecule whose smallest is less is linear
+_BAR = 1e5  # Pa
 FREE_MOTION_THZ = 0.05  # slower modes are translations, and rotations of a molecule, blurred by rounding
 
 
@@ -62,6 +69,29 @@ class Thermochemistry:
     helmholtz_energy_eV: float
 
 
+@dataclass(frozen=True)
+class IdealGas:
+    """Thermodynamics of a molecule in an ideal gas at one temperature and pressure."""
+
+    temperature_K: float
+    pressure_Pa: float
+    internal_energy_eV: float
+    enthalpy_eV: float
+    entropy_eV_K: float
+    gibbs_energy_eV: float
+
+
+def moving_atoms(atoms: Atoms) -> list[int] | None:
+    """Those that no FixAtoms holds; None for all. Raises ConfigError where there are none."""
+    moves = np.ones(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            moves[constraint.index] = False
+    if not moves.any():
+        raise ConfigError(f"all {len(atoms)} atoms are held by FixAtoms; say by indices= which ones vibrate")
+    return None if moves.all() else np.flatnonzero(moves).tolist()
+
+
 def normal_modes(hessian: np.ndarray, masses: np.ndarray) -> Vibrations:
     """Solves ``M^(−1/2) H M^(−1/2) e = ω² e`` with H made symmetric.
 
@@ -88,12 +118,94 @@ def harmonic_thermochemistry(vibrations: Vibrations, temperature: float, energy:
     Counts the vibrational modes alone: translations, rotations and imaginary modes are left out. Raises
     ConfigError for a temperature that is not above zero.
     """
-    if not temperature > 0:
-        raise ConfigError(f"a temperature of {temperature} K; expected one above zero")
+    _check_positive(temperature, "temperature", "K")
     thermo = HarmonicThermo(vibrations.energies[vibrations.vibrational], potentialenergy=energy)
-    return Thermochemistry(
-        temperature_K=float(temperature),
-        internal_energy_eV=float(thermo.get_internal_energy(temperature, verbose=False)),
-        entropy_eV_K=float(thermo.get_entropy(temperature, verbose=False)),
-        helmholtz_energy_eV=float(thermo.get_helmholtz_energy(temperature, verbose=False)),
+    with np.errstate(over="ignore"):  # of exp(h·ν / kT) at low temperatures, over which 1 is rightly 0
+        return Thermochemistry(
+            temperature_K=float(temperature),
+            internal_energy_eV=float(thermo.get_internal_energy(temperature, verbose=False)),
+            entropy_eV_K=float(thermo.get_entropy(temperature, verbose=False)),
+            helmholtz_energy_eV=float(thermo.get_helmholtz_energy(temperature, verbose=False)),
+        )
+
+
+def ideal_gas_thermochemistry(
+    vibrations: Vibrations,
+    atoms: Atoms,
+    temperature: float,
+    *,
+    geometry: Geometry,
+    symmetry_number: int,
+    spin: float,
+    pressure: float = _BAR,
+    energy: float = 0.0,
+) -> IdealGas:
+    """A relaxed molecule at a temperature (K) and pressure (Pa), above a potential energy (eV), by ase.thermochemistry.
+
+    ``spin`` is the total S, 0 where all electrons are paired. Of all modes those are left out that are nearest to
+    standing still: 6 of a molecule that is not linear, 5 of a linear one, 3 of an atom. Raises StructureError for a
+    crystal, for some atoms' modes alone, and where another mode is imaginary; ConfigError for numbers that do not fit.
+    """
+    _check_positive(temperature, "temperature", "K")
+    _check_positive(pressure, "pressure", "Pa")
+    _check_molecule(vibrations, atoms, geometry)
+    if symmetry_number < 1 or symmetry_number != int(symmetry_number) or spin < 0 or 2 * spin != int(2 * spin):
+        raise ConfigError(
+            f"symmetry number {symmetry_number} and spin {spin}; expected a whole number from 1 on, and 0, 0.5, 1, ..."
+        )
+    thermo = IdealGasThermo(
+        vibrations.energies[_internal(vibrations, geometry)],
+        geometry,
+        potentialenergy=energy,
+        atoms=atoms,
+        symmetrynumber=int(symmetry_number),
+        spin=spin,
     )
+    with np.errstate(over="ignore"):  # of exp(h·ν / kT) at low temperatures, over which 1 is rightly 0
+        return IdealGas(
+            temperature_K=float(temperature),
+            pressure_Pa=float(pressure),
+            internal_energy_eV=float(thermo.get_internal_energy(temperature, verbose=False)),
+            enthalpy_eV=float(thermo.get_enthalpy(temperature, verbose=False)),
+            entropy_eV_K=float(thermo.get_entropy(temperature, pressure, verbose=False)),
+            gibbs_energy_eV=float(thermo.get_gibbs_energy(temperature, pressure, verbose=False)),
+        )
+
+
+def _internal(vibrations: Vibrations, geometry: Geometry) -> np.ndarray:
+    """(internal modes,) Places of the modes that change the shape. Raises StructureError for an imaginary one."""
+    order = np.argsort(np.abs(vibrations.frequencies_THz), kind="stable")
+    found = np.sort(order[_FREE_MOTIONS[geometry] :])
+    imaginary = vibrations.wavenumbers_cm1[found][vibrations.frequencies_THz[found] <= 0]
+    if len(imaginary):
+        told = ", ".join(f"{-value:.0f}i" for value in imaginary)
+        raise StructureError(f"imaginary modes of {told} cm⁻¹; relax the molecule to a minimum first")
+    return found
+
+
+def _check_molecule(vibrations: Vibrations, atoms: Atoms, geometry: Geometry) -> None:
+    """Raises StructureError for what is no free molecule, ConfigError for a geometry that is not its own."""
+    if any(atoms.pbc):
+        raise StructureError(
+            f"{atoms.symbols} is periodic, and no ideal gas; set pbc=False, or ask for harmonic_thermochemistry"
+        )
+    if vibrations.modes.shape[:2] != (3 * len(atoms), len(atoms)):
+        raise StructureError(
+            f"modes of {vibrations.modes.shape[1]} atoms, and {len(atoms)} in {atoms.symbols}; an ideal gas needs the "
+            "modes of all: give indices=range(len(atoms)) to vibrations"
+        )
+    shape = _shape(atoms)
+    if geometry != shape:
+        raise ConfigError(f"geometry {geometry!r} of {atoms.symbols}, which is {shape}; give geometry={shape!r}")
+
+
+def _shape(atoms: Atoms) -> Geometry:
+    if len(atoms) == 1:
+        return "monatomic"
+    moments = atoms.get_moments_of_inertia()  # amu Å², ascending
+    return "linear" if moments[0] < _ON_A_LINE * moments[-1] else "nonlinear"
+
+
+def _check_positive(value: float, what: str, unit: str) -> None:
+    if not value > 0:
+        raise ConfigError(f"a {what} of {value} {unit}; expected one above zero")

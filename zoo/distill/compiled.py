@@ -16,11 +16,10 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from zoo.capture import ONE_THREAD, capture
 from zoo.errors import ZooWarning
 
 TOLERANCE = {
@@ -29,7 +28,6 @@ TOLERANCE = {
 }  # by the type of the parameters; of a term, of a gradient's length
 MOST_GRAPHS = 4  # for batches of different kinds, each a minute to compile; what comes beyond is answered eagerly
 _SMALLEST_OPEN = 5  # smaller sizes belong to the kind of a batch: axes, a few probes, single structures
-_ONE_THREAD = {"cpp.threads": 1, "cpp.enable_loop_tail_vec": False}
 
 Terms = dict[Any, Tensor]  # by name
 Answer = tuple[Terms, list[Tensor | None]]
@@ -62,15 +60,11 @@ def eager_gradient(module: nn.Module, terms: Terms, coefficients: Mapping[Any, f
 
 
 def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-    """Compiles a captured graph of fake inputs.
-
-    On a CPU the fused loops run on one thread, matrix products on PyTorch's: sums over edges then need no atomic
-    additions, are faster on the small batches of a student, and the same, bit for bit, each time.
-    """
+    """Compiles a captured graph of fake inputs."""
     from torch._inductor.compile_fx import compile_fx  # lazy: seconds to import
 
     on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
-    compiled = compile_fx(graph, list(inputs), config_patches=_ONE_THREAD if on_cpu else {})
+    compiled = compile_fx(graph, list(inputs), config_patches=ONE_THREAD if on_cpu else {})
     return cast(Callable[..., Sequence[Tensor]], compiled)
 
 
@@ -193,14 +187,11 @@ def _compile(module: nn.Module, terms_of: Callable[[Any], Terms], inputs: _Input
         found["used"] = [gradient is not None for gradient in gradients]
         return [*terms.values(), *(gradient for gradient in gradients if gradient is not None)]
 
-    environment = ShapeEnv()
-    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    fakes = _fakes(mode, inputs)
-    with mode:
-        graph = make_fx(step, tracing_mode="real")(*fakes)
+    captured = capture(step, inputs.flat(), _open_axes(inputs))
+    environment = captured.environment
     with torch.no_grad():
-        function = compiler(graph, fakes)
-    guards = environment.produce_guards_expression(inputs.batch_of(fakes), ignore_static=False)
+        function = compiler(captured.graph, captured.inputs)
+    guards = environment.produce_guards_expression(inputs.batch_of(captured.inputs), ignore_static=False)
     return _Compiled(function, found["terms"], found["used"], inputs.names, inputs.kind, environment, guards)
 
 
@@ -235,17 +226,14 @@ class _Whole(nn.Module):
         return self.terms_of(batch)
 
 
-def _fakes(mode: FakeTensorMode, inputs: _Inputs) -> list[FakeTensor]:
-    """The inputs without their numbers; sizes of the batch are symbols, those of the module are not."""
+def _open_axes(inputs: _Inputs) -> list[list[bool]]:
+    """Sizes of the batch are left open, those of the module are not."""
     fixed = len(inputs.parameters) + len(inputs.buffers)
-    fakes: list[FakeTensor] = []
-    for place, tensor in enumerate(inputs.flat()):
-        is_open = fixed <= place < fixed + len(inputs.batch)
-        sizes = [
-            DimDynamic.DYNAMIC if is_open and size >= _SMALLEST_OPEN else DimDynamic.STATIC for size in tensor.shape
-        ]
-        fakes.append(mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)))
-    return fakes
+    of_batch = range(fixed, fixed + len(inputs.batch))
+    return [
+        [place in of_batch and size >= _SMALLEST_OPEN for size in tensor.shape]
+        for place, tensor in enumerate(inputs.flat())
+    ]
 
 
 def _take_apart(value: Any, leaves: list[Tensor]) -> Any:

@@ -17,18 +17,23 @@ from zoo.recipe import LabelsSection, LossSection, Source, Term
 from zoo.students import Student
 
 
-def make_examples(structures: Sequence[Atoms], labels: Labels, cutoff: float, dtype: torch.dtype) -> list[Example]:
-    """Structures with their labels, their neighbours found once."""
-    return [_example(atoms, label, cutoff, dtype) for atoms, label in zip(structures, labels, strict=True)]
+def make_examples(
+    structures: Sequence[Atoms], labels: Labels | None, cutoff: float, dtype: torch.dtype
+) -> list[Example]:
+    """Structures with their labels, their neighbours found once; without the teacher's where none is learned from."""
+    each = [None] * len(structures) if labels is None else labels
+    return [_example(atoms, label, cutoff, dtype) for atoms, label in zip(structures, each, strict=True)]
 
 
-def _example(atoms: Atoms, label: Label, cutoff: float, dtype: torch.dtype) -> Example:
+def _example(atoms: Atoms, label: Label | None, cutoff: float, dtype: torch.dtype) -> Example:
+    none = torch.zeros(0, len(atoms), 3)
+    unlabelled = Prediction(torch.full((1,), torch.nan, dtype=torch.float64), hessian_products=none)
     dataset = _dataset(atoms)
     return Example(
         graph=build_graph(atoms, cutoff, dtype=dtype),
         atoms=atoms,
-        teacher=_in_type(label.prediction(), dtype),
-        probes=label.probes.to(dtype),
+        teacher=_in_type(unlabelled if label is None else label.prediction(), dtype),
+        probes=(none if label is None else label.probes).to(dtype),
         dataset=None if dataset is None else _in_type(dataset, dtype),
     )
 
@@ -131,8 +136,9 @@ def fit_references(student: Student, examples: Sequence[Example], weights: LossS
         student.references.copy_(element_means(student, examples))
     elif len(energies) == len(examples) and bool(energies.isfinite().all()):
         student.references.copy_(_least_squares(student, examples, energies))
-    source: Source = weights.force_from if weights.force > 0 else "teacher"
-    forces = torch.cat([given(labels.forces) for e in examples if (labels := labels_of(e, source)) is not None])
+    source: Source = weights.force_from if weights.force > 0 or weights.gradient > 0 else "teacher"
+    known = [labels.forces for e in examples if (labels := labels_of(e, source)) is not None]
+    forces = torch.cat([one for one in known if one is not None] or [student.scale.new_ones(1, 3)])
     student.scale.fill_(float(forces.square().mean().sqrt()) or 1.0)  # eV, over one Å
     student.calibrate([example.graph for example in examples])
 

@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from tqdm import tqdm
 
+from zoo.artifact import NOVELTY
 from zoo.config import write_json
 from zoo.data.structures import dataset_prediction, perfect_crystal
 from zoo.derivatives import asymmetry
@@ -23,13 +24,14 @@ from zoo.evaluate.elasticity import Elasticity, equation_of_state
 from zoo.evaluate.environment import hardware, versions
 from zoo.evaluate.figures import draw
 from zoo.evaluate.modes import LARGEST, mode_frequencies, mode_mae
-from zoo.evaluate.phonons import DISPLACEMENT, MESH, Phonons, phonon_mae, phonons
+from zoo.evaluate.novelty import fit_novelty
 from zoo.evaluate.report import (
     REFERENCE,
     AccuracySettings,
     DynamicsSettings,
     EngineName,
     Figures,
+    NoveltyFigures,
     PhononSettings,
     Report,
     Settings,
@@ -38,7 +40,9 @@ from zoo.evaluate.report import (
     speedup,
 )
 from zoo.evaluate.speed import Timing, time_calls
+from zoo.files import atomic_write
 from zoo.neighbors import build_graph
+from zoo.phonons import DISPLACEMENT, MESH, Phonons, phonon_mae, phonons
 from zoo.potential import Potential
 from zoo.recipe import Cells, Crystal, Recipe
 from zoo.units import MEV_PER_EV
@@ -56,7 +60,7 @@ NOT_TAUGHT = "the student learned from a data set, not from its teacher"
 
 
 def compare(contest: Contest, folder: Path) -> Report:
-    """Measures all of them, writes figures and, last, ``report.json`` into ``folder``.
+    """Measures all of them, writes figures, the student's novelty and, last, ``report.json`` into ``folder``.
 
     A measurement that fails for one engine, such as the equation of state of a twin that has no minimum, does not
     stop the others; its reason stands in the report. Raises MissingPackageError.
@@ -76,7 +80,7 @@ def compare(contest: Contest, folder: Path) -> Report:
         timing=_timing(contest, reasons),
         reasons=reasons,
     )
-    report = _report(contest, measured)
+    report = _report(contest, measured, _novelty(contest, folder))
     draw(contest, measured, folder / "figures")
     write_json(folder / "report.json", report)
     return report
@@ -246,7 +250,19 @@ def _timing(contest: Contest, reasons: dict[EngineName, dict[str, str]]) -> dict
     )
 
 
-def _report(contest: Contest, measured: Measurements) -> Report:
+def _novelty(contest: Contest, folder: Path) -> NoveltyFigures | str:
+    """What the student's is worth, which is written where it could be fitted; else the reason."""
+    path = folder / NOVELTY
+    path.unlink(missing_ok=True)
+    try:
+        fitted = fit_novelty(contest)
+    except ZooError as error:
+        return str(error)
+    atomic_write(path, fitted.model.encode())
+    return fitted.figures
+
+
+def _report(contest: Contest, measured: Measurements, novelty: NoveltyFigures | str) -> Report:
     figures = {name: _figures(name, measured) for name in contest.engines}
     parameters = sum(parameter.numel() for parameter in contest.student.parameters())
     return Report(
@@ -257,6 +273,8 @@ def _report(contest: Contest, measured: Measurements) -> Report:
         speedup=speedup(figures["teacher"], figures["student"]),
         parameters=parameters,
         training_seconds={name: _seconds(folder) for name, folder in contest.trained.items()},
+        novelty=None if isinstance(novelty, str) else novelty,
+        novelty_reason=novelty if isinstance(novelty, str) else None,
         settings=_settings(contest, measured),
         hardware=hardware(),
         versions=versions(),

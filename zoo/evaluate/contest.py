@@ -1,5 +1,6 @@
 """Who is compared, on what, and what was measured of each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,24 @@ from zoo.evaluate.accuracy import Accuracy, DatasetErrors
 from zoo.evaluate.dynamics import Dynamics
 from zoo.evaluate.elasticity import Elasticity
 from zoo.evaluate.modes import LARGEST
-from zoo.evaluate.phonons import Phonons
 from zoo.evaluate.report import EngineName, Trained
 from zoo.evaluate.speed import Timing
 from zoo.execution import compiled
+from zoo.phonons import Phonons
 from zoo.potential import Potential, given
 from zoo.recipe import Recipe
 from zoo.students import Student
 
 _TRIED = 4  # structures on which compiled code has to agree
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a student was trained and validated on."""
+
+    train: list[Atoms]  # those that it found by itself among them
+    validation: list[Atoms]
+    labels: Labels | None  # of the validation split; None where the teacher labelled none
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Contest:
     structures: list[Atoms]  # the test split
     labels: Labels  # of the test split
     run: Path  # where train/ and twin/ left their metrics
+    learned: Learned
 
     @property
     def engines(self) -> dict[EngineName, Potential]:
@@ -47,7 +58,9 @@ class Contest:
         """As users run it: a student with compiled code, where there is some that agrees with it."""
         potential = self.engines[name]
         code = None if name == "teacher" else compiled(potential, "auto", self.structures[:_TRIED])
-        return ZooCalculator(potential, predict=None if code is None else code.predict)
+        if code is None:
+            return ZooCalculator(potential)
+        return ZooCalculator(potential, predict=code.predict, follow=code.follow if code.follows else None)
 
     @property
     def trained(self) -> dict[Trained, Path]:
@@ -68,17 +81,24 @@ class Contest:
     @cached_property
     def teacher_forces(self) -> np.ndarray:
         """(atoms, 3) eV/Å, of all test structures."""
-        return torch.cat([label.forces for label in self.labels]).double().numpy()
+        return forces_of(self.structures, self.labels)
 
     @cached_property
     def dataset_forces(self) -> np.ndarray:
         """(atoms, 3) eV/Å, of all test structures; NaN where one brings no labels of its data set."""
-        found = [dataset_prediction(atoms) for atoms in self.structures]
-        parts = [
-            np.full((len(atoms), 3), np.nan) if label is None else given(label.forces).numpy()
-            for atoms, label in zip(self.structures, found, strict=True)
-        ]
-        return np.concatenate(parts)
+        return forces_of(self.structures, None)
+
+
+def forces_of(structures: Sequence[Atoms], labels: Labels | None) -> np.ndarray:
+    """(atoms, 3) eV/Å of the teacher's labels, without these of the data set's, which are NaN where there are none."""
+    if labels is not None:
+        return torch.cat([label.forces for label in labels]).double().numpy()
+    found = [dataset_prediction(atoms) for atoms in structures]
+    parts = [
+        np.full((len(atoms), 3), np.nan) if label is None else given(label.forces).numpy()
+        for atoms, label in zip(structures, found, strict=True)
+    ]
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from zoo.errors import MissingPackageError
 from zoo.evaluate.contest import Contest, Measurements
 from zoo.evaluate.dynamics import Dynamics
-from zoo.evaluate.phonons import Bands
 from zoo.files import atomic_write
+from zoo.phonons import Bands
 from zoo.units import MEV_PER_EV
 
 if TYPE_CHECKING:
@@ -165,6 +165,28 @@ def learning_curve(
     panel.set(xlabel=x_label, ylabel=y_label, yscale="log")
     panel.grid(True, which="both", axis="y", color="0.9", linewidth=0.6)
     _legend_above(panel, min(len(series), 4))
+    _save(figure, path)
+
+
+def scaling(
+    path: Path,
+    title: str,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Any number of curves, each its x and y, on logarithmic axes. Raises MissingPackageError without matplotlib."""
+    figure = _figure(6.6, 4.6, title)
+    panel = figure.subplots()
+    colors = (*COLORS.values(), *_MORE_COLORS)
+    for index, (label, (x, y)) in enumerate(series.items()):
+        turn, place = divmod(index, len(colors))
+        style = ("o-", "s--")[turn % 2]
+        panel.plot(x, y, style, color=colors[place], label=label, linewidth=1.4, markersize=3.5)
+    panel.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
+    panel.grid(True, which="both", color="0.9", linewidth=0.6)
+    _legend_above(panel, 3)
     _save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from zoo.artifact import Domain
 from zoo.evaluate.report import (
     DATASET_ENERGIES,
     QUANTITIES,
@@ -44,6 +45,39 @@ def dynamics_limit(report: Report) -> str:
     if report.student.drift_meV_atom_ps is None:
         return "Whether its dynamics is stable was not tested."
     return f"Its dynamics was tested for {picoseconds}, not for longer."
+
+
+def domain_table(domain: Domain, report: Report) -> str:
+    """The limits of a domain, and from which novelty on a structure is beyond what was tested."""
+    axes = [axis for axis, flag in zip("abc", domain.pbc, strict=True) if flag]
+    rows = [
+        ("elements", ", ".join(domain.elements)),
+        ("periodic along", ", ".join(axes) or "nothing: molecules"),
+        ("shortest distance", f"{domain.min_distance_A:.2f} Å"),
+        ("largest structure trained on", f"{domain.max_atoms_trained} atoms; larger ones are welcome"),
+    ]
+    if domain.charge is not None:
+        rows.append(("total charge", "none" if domain.charge == 0 else f"{domain.charge:+d} e"))
+    if domain.volume_per_atom_A3 is not None:
+        low, high = domain.volume_per_atom_A3
+        rows.append(("volume of an atom", f"{low:.1f} to {high:.1f} Å³"))
+    if report.novelty is not None:
+        rows.append(("novelty, tested up to", f"{number(report.novelty.threshold_meV_A)} meV/Å"))
+    return markdown_table(("domain", ""), rows)
+
+
+def novelty(report: Report) -> str:
+    """What its users can make of the novelty of an atom."""
+    found = report.novelty
+    if found is None:
+        return "It has no novelty score: nothing tells how far a structure within these limits is from what it learned."
+    return (
+        "Within these limits, `engine.novelty(structures)` tells at the price of a forward pass how far the "
+        "surroundings of each atom are from those that it learned, as the error of the force to be expected (meV/Å). "
+        f"On the test set the rank correlation with the true errors of {found.atoms} atoms is "
+        f"{found.rank_correlation:.2f}, and {100 * found.coverage:.0f} % of these are within twice what was expected. "
+        f"Beyond {number(found.threshold_meV_A)} meV/Å an atom is newer than what the engine was tested on."
+    )
 
 
 def verdict(report: Report) -> str:

@@ -99,6 +99,21 @@ class Figures(Config):
         return cls.model_validate(plain | {"reasons": {key: reasons.get(key, otherwise) for key in missing}})
 
 
+class NoveltyFigures(Config):
+    """What the student's novelty is worth on the test split: the error that it expects of the force on an atom.
+
+    Errors of forces are lengths of differences, of single atoms.
+    """
+
+    rank_correlation: float = Field(ge=-1, le=1)  # Spearman's, of expected and true errors
+    coverage: float = Field(ge=0, le=1)  # of atoms, whose error is within twice what was expected
+    expected_rms_meV_A: float = Field(ge=0)
+    error_rms_meV_A: float = Field(ge=0)
+    threshold_meV_A: float = Field(ge=0)  # the newest atom of all structures, but for one in a hundred and at least one
+    structures: int = Field(ge=1)
+    atoms: int = Field(ge=1)
+
+
 class AccuracySettings(Config):
     """On what the errors were taken."""
 
@@ -206,6 +221,8 @@ class Report(Config):
     speedup: float | None = Field(None, gt=0)  # the teacher's time over the student's
     parameters: int = Field(ge=1)  # of the student
     training_seconds: dict[Trained, float] = Field(default_factory=dict)
+    novelty: NoveltyFigures | None = None
+    novelty_reason: str | None = OLDER  # why it was not measured
     bands: Bands = Bands()  # in which the figures lie when the recipe is run again
     settings: Settings
     hardware: dict[str, str | int | float | None]
@@ -216,6 +233,12 @@ class Report(Config):
         """The figures of those that were measured, in the order of a table's columns."""
         found: dict[EngineName, Figures] = {"teacher": self.teacher, "student": self.student}
         return found if self.twin is None else found | {"twin": self.twin}
+
+    @model_validator(mode="after")
+    def _novelty_or_a_reason(self) -> Self:
+        if (self.novelty is None) != bool((self.novelty_reason or "").strip()):
+            raise ValueError("novelty needs a novelty_reason where it was not measured, and only there")
+        return self
 
     @model_validator(mode="after")
     def _speedup_is_the_ratio(self) -> Self:
@@ -301,6 +324,19 @@ def asymmetry_remarks(report: Report) -> list[str]:
     ]
 
 
+def novelty_remarks(report: Report) -> list[str]:
+    """What the novelty of atoms tells of the errors of their forces, or why there is none."""
+    found = report.novelty
+    if found is None:
+        reason = report.novelty_reason
+        return [] if reason == OLDER else [f"What is new to the student, nothing tells ({reason})."]
+    return [
+        f"Novelty: the rank correlation of expected and true errors of forces is {found.rank_correlation:.2f}, and "
+        f"{found.coverage:.0%} are within twice what was expected; beyond {number(found.threshold_meV_A)} meV/Å "
+        "an atom is newer than those that were tested."
+    ]
+
+
 def _row(report: Report, quantity: Quantity) -> str:
     values = [cell(figures, quantity.key) for figures in report.engines.values()]
     return f"{quantity.label:<{LABEL}}{quantity.unit:<12}" + "".join(f"{value:>14}" for value in values)
@@ -314,6 +350,7 @@ def _remarks(report: Report) -> list[str]:
         remarks.append(f"The student answers {times(report.speedup)} times as fast as its teacher{where}.")
     remarks += _error_remarks(report)
     remarks += asymmetry_remarks(report)
+    remarks += novelty_remarks(report)
     runs = report.settings.dynamics
     measured = any(figures.drift_meV_atom_ps is not None for figures in report.engines.values())
     if measured and len({(run.atoms, run.steps) for run in runs.values()}) > 1:

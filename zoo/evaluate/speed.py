@@ -1,7 +1,7 @@
 """How long an engine takes to answer, measured beside others in one run."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 BLOCK = 4  # timed calls of one engine in a row
 MOVE = 0.01  # Å, standard deviation: far enough that no calculator answers from memory
+
+Call = Callable[[], object]  # what is timed
 
 
 @dataclass(frozen=True)
@@ -33,37 +35,82 @@ def time_calls(
     generator: np.random.Generator,
     threads: int | None = None,
 ) -> dict[str, Timing]:
-    """Energy and forces of ``atoms`` through each ASE calculator, neighbour list included.
+    """Energy and forces of ``atoms`` through each ASE calculator, neighbour list included, timed in turns.
 
-    The calculators take turns in blocks, so that what else the machine does falls on all alike. A block begins with
-    a call that is not timed: what an engine needs is then in the caches, as it is in dynamics. Atoms are moved at
-    random before each call. ``threads`` is PyTorch's number for the run; None leaves it.
+    Atoms are moved at random before each call. ``repeats`` and ``threads`` as in ``time_in_turns``.
     """
-    taken: dict[str, list[float]] = {name: [] for name in calculators}
-    blocks = -(-repeats // BLOCK)
-    with _threads(threads):
-        for _ in tqdm(range(blocks), desc="timing", unit="block", delay=2):
-            for name, calculator in calculators.items():
-                taken[name] += [_time_call(calculator, moved) for moved in _moved(atoms, generator)][1:]
-    return {name: _timing(milliseconds[:repeats]) for name, milliseconds in taken.items()}
+    calls = {name: calculator_turn(calculator, atoms, generator) for name, calculator in calculators.items()}
+    return time_in_turns(calls, repeats=repeats, threads=threads)
 
 
-def _moved(atoms: Atoms, generator: np.random.Generator) -> Iterator[Atoms]:
-    """One structure for each call of a block, the first of which is not timed."""
-    for _ in range(BLOCK + 1):
-        moved = atoms.copy()
-        moved.positions += MOVE * generator.standard_normal((len(atoms), 3))
-        yield moved
+def time_in_turns(
+    calls: Mapping[str, Callable[[], Call]], *, repeats: int, turn_s: float = 0.0, threads: int | None = None
+) -> dict[str, Timing]:
+    """The time of each call; what makes one ready, and returns it, is not timed.
+
+    The calls take turns, so that what else the machine does falls on all alike. A turn begins with a call that is not
+    timed: what an engine needs is then in the caches, as it is in dynamics. Up to BLOCK timed calls follow, ``repeats``
+    in all turns together; a turn of fast calls goes on for ``turn_s`` seconds, so that they are timed more often.
+    ``threads`` is PyTorch's number for the run; None leaves it.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with pytorch_threads(threads):
+        for done in tqdm(range(0, repeats, BLOCK), desc="timing", unit="turn", delay=2):
+            for name, ready in calls.items():
+                taken[name] += _turn(ready, min(BLOCK, repeats - done), turn_s)
+    return {name: _timing(milliseconds) for name, milliseconds in taken.items()}
 
 
-def _time_call(calculator: Calculator, atoms: Atoms) -> float:
-    atoms.calc = calculator
+def calculator_turn(calculator: Calculator, atoms: Atoms, generator: np.random.Generator) -> Callable[[], Call]:
+    """Makes ready to ask a calculator for forces and energy of atoms that have moved since."""
+
+    def ready() -> Call:
+        moved = move(atoms, generator)
+        moved.calc = calculator
+
+        def ask() -> None:
+            moved.get_forces()
+            moved.get_potential_energy()
+
+        return ask
+
+    return ready
+
+
+def move(atoms: Atoms, generator: np.random.Generator) -> Atoms:
+    """A copy, each atom of it moved at random by about MOVE."""
+    moved = atoms.copy()
+    moved.positions += MOVE * generator.standard_normal((len(atoms), 3))
+    return moved
+
+
+def time_once(call: Call) -> float:
+    """Milliseconds."""
     _wait_for_device()
     start = time.perf_counter()
-    atoms.get_forces()
-    atoms.get_potential_energy()
+    call()
     _wait_for_device()
     return (time.perf_counter() - start) * 1000
+
+
+@contextmanager
+def pytorch_threads(count: int | None) -> Iterator[None]:
+    """As many threads of PyTorch as that in the block; None leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _turn(ready: Callable[[], Call], least: int, turn_s: float) -> list[float]:
+    ready()()
+    end = time.perf_counter() + turn_s
+    taken: list[float] = []
+    while len(taken) < least or time.perf_counter() < end:
+        taken.append(time_once(ready()))
+    return taken
 
 
 def _timing(milliseconds: list[float]) -> Timing:
@@ -74,13 +121,3 @@ def _timing(milliseconds: list[float]) -> Timing:
 def _wait_for_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

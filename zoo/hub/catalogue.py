@@ -77,6 +77,7 @@ class Entry(Config):
     licence_weights: str  # SPDX
     aliases: tuple[Name, ...] = ()  # earlier names
     package: str | None = None  # that brings the weights
+    periodic: bool | None = Field(None, exclude=True)  # of a teacher: made for crystals, or for molecules
     teacher: str | None = None  # that the recipe distils
     base_model: RepositoryId | None = None  # on huggingface.co, that holds these very weights
     release: Release | None = None

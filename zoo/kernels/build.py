@@ -1,10 +1,8 @@
 """The shared library of the kernels: compiled once for this machine, kept in the cache, checked before it is opened."""
 
-import atexit
 import ctypes
 import hashlib
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -16,7 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from zoo.files import atomic_write, cache_root
+from zoo.files import cache_root
+from zoo.native import keep, processor, whole_files
 
 SOURCES = ("painn.cpp", "dense.h", "edges.h", "lists.h", "steps.h", "vectors.h")
 # Nothing that lets the compiler forget NaN and infinity, or reorder sums: what the machine computes is seen.
@@ -76,31 +75,20 @@ def _find_compiler() -> list[str]:
 
 def _digest() -> str:
     """Changes with sources, flags and processor; not with the compiler, so that what is there runs without one."""
-    parts = [*FLAGS, *THREADS, platform.platform(), _processor()]
+    parts = [*FLAGS, *THREADS, processor()]
     digest = hashlib.sha256("\0".join(parts).encode())
     for name in SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:32]
 
 
-def _processor() -> str:
-    """What -march=native looks at."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU"))}))
-
-
 def _open_kept(folder: Path) -> tuple[ctypes.CDLL, str] | None:
-    """A library of the cache that is whole: a truncated one would end the process that opens it."""
-    for path in sorted(folder.glob("*.so")):
-        if path.stem == hashlib.sha256(path.read_bytes()).hexdigest():
-            try:
-                return ctypes.CDLL(str(path)), path.stem
-            except OSError:
-                pass
-        path.unlink(missing_ok=True)
+    """A library of the cache."""
+    for path in whole_files(folder, ".so"):
+        try:
+            return ctypes.CDLL(str(path)), path.stem
+        except OSError:
+            path.unlink(missing_ok=True)
     return None
 
 
@@ -131,25 +119,7 @@ def _build(compiler: list[str], folder: Path) -> Path:
             raise _NoLibraryError(f"the compiler {compiler[0]} failed: {failure}")
         if not output.is_file():
             raise _NoLibraryError(f"the compiler {compiler[0]} made no library")
-        return _keep(output.read_bytes(), folder)
-
-
-def _keep(content: bytes, folder: Path) -> Path:
-    """In the cache; where that cannot be written to, in a folder of this process alone."""
-    name = f"{hashlib.sha256(content).hexdigest()}.so"
-    try:
-        atomic_write(folder / name, content)
-        return folder / name
-    except OSError as error:
-        tqdm.write(
-            f"zoo: the kernels cannot be kept in {folder} ({error.strerror}), and are compiled again by each process; "
-            "set ZOO_CACHE to a folder that can be written to",
-            file=sys.stderr,
-        )
-    own = Path(tempfile.mkdtemp(prefix="zoo-kernels-"))
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    (own / name).write_bytes(content)
-    return own / name
+        return keep(output.read_bytes(), folder, ".so", "the kernels")
 
 
 def _compile(command: list[str]) -> str:

@@ -61,15 +61,12 @@ template <class T> struct Filters {
 
 // The records (edges, RECORD) of edges [first, last), which are sorted by their centre.
 template <class T>
-void measure(const T* positions, const T* cells, const T* shifts, const int64_t* structure, const Lists& lists,
-             int64_t first, int64_t last, const Shape& shape, T* records) {
+void measure(const Places& at, const int64_t* structure, const Lists& lists, int64_t first, int64_t last,
+             const Shape& shape, T* records) {
   for (int64_t e = first; e < last; ++e) {
     const int64_t i = lists.center.get()[e], j = lists.neighbor.get()[e];
-    const T *here = positions + 3 * i, *there = positions + 3 * j, *cell = cells + 9 * structure[i];
-    const T* s = shifts + 3 * int64_t(lists.given.get()[e]);
     T r[3], *to = records + e * RECORD;
-    for (int k = 0; k < 3; ++k)
-      r[k] = there[k] - here[k] + (s[0] * cell[k] + s[1] * cell[3 + k] + s[2] * cell[6 + k]);
+    span(at, i, j, structure[i], lists.given.get()[e], r);
     const T distance = std::sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]), angle = distance * T(PI / shape.cutoff);
     for (int k = 0; k < 3; ++k) to[k] = r[k] / distance;
     to[3] = distance, to[4] = to[5] = T(0);

@@ -3,6 +3,8 @@
 // An atom is computed by one thread, in the order of its edges, from what all threads have finished, so the result
 // has the same bits with any number of threads. Channels are padded with zeros to whole vectors of the machine.
 
+#include <unistd.h>
+
 #include <mutex>
 #include <vector>
 #ifdef _OPENMP
@@ -20,6 +22,9 @@ namespace zoo {
 constexpr int BLOCK = 16;  // atoms that one thread takes at a time
 constexpr int LEAST = 8;   // atoms that are worth a thread
 
+// OpenMP's threads are not there in a process that is forked, which would wait for them for ever: it is one thread.
+static const pid_t loaded_by = getpid();
+
 template <class T> struct Layer {
   Dense<T> phi_in, phi_out, mix, gate_in, gate_out;
   Dense<T> phi_in_back, phi_out_back, mix_back, gate_in_back, gate_out_back;  // their transposes
@@ -29,8 +34,9 @@ template <class T> struct Layer {
 // What is asked, as in zoo.graph.Graph, and where the answers go.
 template <class T> struct Call {
   Indices indices;
-  const T *positions, *cells, *shifts;
+  Places places;
   T *energies, *forces, *virial;
+  double* shortest;
   int threads;
 };
 
@@ -69,10 +75,12 @@ template <class T> class Kernel {
 
   Status run(const Call<T>& call) {
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
-    const Status status = lists_.sort(call.indices);
+    const Status status = lists_.sort(call.indices, call.places, shape_.cutoff);
     if (status != DONE) return status;
+    *call.shortest = lists_.shortest;
     call_ = call, atoms_ = call.indices.atoms;
     call_.threads = int(std::min<int64_t>(call.threads, std::max<int64_t>(atoms_ / LEAST, 1)));
+    if (getpid() != loaded_by) call_.threads = 1;
     reserve();
     steps_.prepare(2 * shape_.layers + 2);
 #pragma omp parallel num_threads(call_.threads) if (call_.threads > 1)
@@ -110,7 +118,7 @@ template <class T> class Kernel {
   }
 
   void reserve() {
-    const int64_t edges = call_.indices.edges, layers = shape_.layers, inner = layers - 1, threads = call_.threads;
+    const int64_t edges = lists_.edges, layers = shape_.layers, inner = layers - 1, threads = call_.threads;
     const int64_t least = (atoms_ + BLOCK - 1) / BLOCK, size = atoms_ * c_;
     blocks_ = (least + threads - 1) / threads * threads;
     block_ = blocks_ ? (atoms_ + blocks_ - 1) / blocks_ : 0;
@@ -146,8 +154,7 @@ template <class T> class Kernel {
     each_block(step++, [this](int64_t first, int64_t last, S&) {
       const int32_t* own = lists_.own.get();
       std::fill(pull_.get() + 3 * int64_t(own[first]), pull_.get() + 3 * int64_t(own[last]), T(0));
-      measure(call_.positions, call_.cells, call_.shifts, call_.indices.structure, lists_, own[first], own[last],
-              shape_, records_.get());
+      measure(call_.places, call_.indices.structure, lists_, own[first], own[last], shape_, records_.get());
     });
     for (int l = 0; l < shape_.layers; ++l)
       each_block(step++, [this, l](int64_t first, int64_t last, S& mine) { forward(l, first, last, mine); });

@@ -2,6 +2,8 @@
 
 import ctypes
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -24,8 +26,23 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("atoms", "edges", "structures")),
         *((name, ctypes.c_void_p) for name in ("numbers", "slots", "structure", "centers", "neighbors")),
         *((name, ctypes.c_void_p) for name in ("positions", "cells", "shifts", "energies", "forces", "virial")),
+        ("shortest", ctypes.c_void_p),
         ("threads", ctypes.c_int),
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one call; energies without the references of the elements.
+
+    The virial is the gradient of the energy by a symmetric strain, ``Σ r ⊗ ∂E/∂r`` over edges; over the volume of a
+    crystal it is its stress.
+    """
+
+    energies: Tensor  # (atoms,) eV
+    forces: Tensor  # (atoms, 3) eV/Å
+    virial: Tensor  # (structures, 3, 3) eV
+    shortest: float  # Å, of all edges; infinite without any
 
 
 class PaiNNKernel:
@@ -64,33 +81,66 @@ class PaiNNKernel:
         weakref.finalize(self, _function(compiled.library, f"painn_free_{suffix}", None, 1), self._handle)
 
     def __call__(self, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies (atoms,) eV, forces (atoms, 3) eV/Å and virial (structures, 3, 3) eV, in the type of the student.
+        """Energies, forces and virial, as in an Answer, in the type of the student.
 
-        Energies are without the references of the elements. The virial is the gradient of the energy by a symmetric
-        strain, ``Σ r ⊗ ∂E/∂r`` over edges; over the volume of a crystal it is its stress. As many threads as PyTorch's
-        take part, and the bits do not depend on their number. Raises DomainError for an element that the student does
-        not know, StructureError for a graph whose indices are not those of its atoms or that is too large.
+        The edges within the cutoff count; a graph may hold longer ones. They are measured in float64 whatever the type
+        of the student. As many threads as PyTorch's take part, and the bits do not depend on their number. Raises
+        DomainError for an element that the student does not know, StructureError for a graph whose parts do not fit
+        together or that is too large.
         """
-        real = [
-            value.detach().to("cpu", self.dtype).contiguous() for value in (graph.positions, graph.cells, graph.shifts)
-        ]
+        found = self.follow(graph)(graph.positions)
+        return found.energies, found.forces, found.virial
+
+    def follow(self, graph: Graph) -> Callable[[Tensor], Answer]:
+        """The same, again and again while atoms move: a function of their positions (atoms, 3) Å.
+
+        All else stays as it is now: elements, cells, and edges, of which those within the cutoff count.
+        """
+        _check_shapes(graph)
+        fixed = [_exact(graph.cells), _exact(graph.shifts)]
         whole = [
             value.detach().to("cpu", torch.int64).contiguous()
             for value in (graph.numbers, self._slots, graph.structure, graph.centers, graph.neighbors)
         ]
-        energies = real[0].new_empty(graph.num_atoms)
-        forces = real[0].new_empty(graph.num_atoms, 3)
-        virial = real[0].new_empty(graph.num_structures, 3, 3)
-        call = _Call(
-            graph.num_atoms,
-            graph.num_edges,
-            graph.num_structures,
-            *(value.data_ptr() for value in (*whole, *real, energies, forces, virial)),
-            torch.get_num_threads(),
-        )
-        if status := self._run(self._handle, ctypes.byref(call)):
-            raise _error(status, graph)
-        return energies, forces, virial
+        counts = (graph.num_atoms, graph.num_edges, graph.num_structures)
+
+        def answer(positions: Tensor) -> Answer:
+            at = _exact(positions)
+            if at.shape != (counts[0], 3):
+                raise StructureError(f"positions {tuple(at.shape)} of {counts[0]} atoms; expected ({counts[0]}, 3)")
+            energies, forces = torch.empty(len(at), dtype=self.dtype), torch.empty(len(at), 3, dtype=self.dtype)
+            virial = torch.empty(counts[2], 3, 3, dtype=self.dtype)
+            shortest = ctypes.c_double()
+            tensors = (*whole, at, *fixed, energies, forces, virial)
+            places = [one.data_ptr() for one in tensors]
+            call = _Call(*counts, *places, ctypes.addressof(shortest), torch.get_num_threads())
+            if status := self._run(self._handle, ctypes.byref(call)):
+                raise _error(status, graph)
+            return Answer(energies, forces, virial, shortest.value)
+
+        return answer
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64 in main memory."""
+    return values.detach().to("cpu", torch.float64).contiguous()
+
+
+def _check_shapes(graph: Graph) -> None:
+    """Compiled code reads as much of each tensor as the counts of a graph say. Raises StructureError."""
+    atoms, edges, structures = graph.num_atoms, graph.num_edges, graph.num_structures
+    shapes = {
+        "positions": (atoms, 3),
+        "cells": (structures, 3, 3),
+        "structure": (atoms,),
+        "neighbors": (edges,),
+        "shifts": (edges, 3),
+    }
+    for name, shape in shapes.items():
+        if (found := tuple(getattr(graph, name).shape)) != shape:
+            raise StructureError(
+                f"{name} of a graph have the shape {found}, expected {shape}; make it with build_graph"
+            )
 
 
 def painn_kernel(student: PaiNN) -> tuple[PaiNNKernel | None, str]:

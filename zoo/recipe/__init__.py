@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from ase.build import bulk
@@ -159,6 +159,11 @@ class Recipe(Config):
         """Whether anything is learned from the teacher; else it is where the weights start, or a comparison."""
         given = any(loss_from(self.loss, part) == "teacher" for part in ("energy", "force", "stress"))
         return given or self.loss.undistilled() != self.loss or self.student.teacher_channels > 0
+
+    @property
+    def labelled(self) -> tuple[Split, ...]:
+        """What the teacher labels: all, or, where nothing is learned from it, what it is compared on."""
+        return get_args(Split) if self.distils else ("test",)
 
     @property
     def digest(self) -> str:

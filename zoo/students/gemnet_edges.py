@@ -20,8 +20,17 @@ class Edges(Rows):
     counters: Tensor  # (edges,) int64, the edge back
 
 
+@dataclass(frozen=True)
+class FoundGraph(Graph):
+    """A graph whose edges were found before: what finds them is not repeated."""
+
+    found: Edges
+
+
 def find_edges(graph: Graph, max_neighbors: int | None) -> Edges:
     """All edges of the graph, or those that the nearest ``max_neighbors`` of each atom leave."""
+    if isinstance(graph, FoundGraph):
+        return graph.found
     if max_neighbors is None:
         centers, neighbors, shifts = graph.centers, graph.neighbors, graph.shifts
         counters = _find_counters(graph)

@@ -1,5 +1,6 @@
 """Phonons of a crystal by finite displacements; phonopy does the crystal symmetry and the lattice sums."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from zoo.errors import LabelError, MissingPackageError, StructureError
 from zoo.neighbors import build_graph
-from zoo.potential import Potential
+from zoo.potential import Potential, given
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -22,6 +23,7 @@ MESH = (10, 10, 10)
 BAND_POINTS = 200
 
 Supercell = tuple[int, int, int] | np.ndarray
+Forces = Callable[[Iterable[Atoms]], list[np.ndarray]]  # (atoms, 3) eV/Å of each structure, in order
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,22 @@ def phonons(
     displacement: float = DISPLACEMENT,
     mesh: tuple[int, int, int] = MESH,
 ) -> Phonons:
+    """Phonons of a potential, which is asked for one supercell after another. The rest as in ``phonons_of_forces``."""
+
+    def forces(structures: Iterable[Atoms]) -> list[np.ndarray]:
+        return [_forces(potential, atoms) for atoms in structures]
+
+    return phonons_of_forces(forces, unitcell, supercell, displacement=displacement, mesh=mesh)
+
+
+def phonons_of_forces(
+    forces: Forces,
+    unitcell: Atoms,
+    supercell: Supercell,
+    *,
+    displacement: float = DISPLACEMENT,
+    mesh: tuple[int, int, int] = MESH,
+) -> Phonons:
     """Phonons of a primitive or conventional cell, which is taken as it is and not relaxed.
 
     ``supercell`` is three counts or a (3, 3) matrix in units of ``unitcell``; ``displacement`` is in Å. What
@@ -71,7 +89,8 @@ def phonons(
         raise StructureError(f"phonons of {unitcell.symbols}, which is not periodic in all directions; give a crystal")
     phonopy = _phonopy(unitcell, supercell)
     phonopy.generate_displacements(distance=displacement)
-    phonopy.forces = _displacement_forces(potential, phonopy)
+    residual, *displaced = forces(_supercells(phonopy))
+    phonopy.forces = np.array(displaced) - residual  # (displacements, atoms, 3)
     phonopy.produce_force_constants()
     q_points = _mesh(mesh)
     frequencies = _frequencies(phonopy, q_points)
@@ -115,21 +134,20 @@ def _phonopy(unitcell: Atoms, supercell: Supercell) -> "Phonopy":
     return Phonopy(cell, supercell_matrix=matrix, primitive_matrix=guess_primitive_matrix(cell))
 
 
-def _displacement_forces(potential: Potential, phonopy: "Phonopy") -> np.ndarray:
-    """(displacements, atoms, 3) eV/Å"""
-    residual = _forces(potential, phonopy.supercell)
-    displaced = phonopy.supercells_with_displacements
-    return np.array(
-        [_forces(potential, cell) - residual for cell in tqdm(displaced, desc="phonons", unit="displacement", delay=2)]
-    )
+def _supercells(phonopy: "Phonopy") -> Iterator[Atoms]:
+    """The one at rest, then those with an atom displaced."""
+    yield _atoms(phonopy.supercell)
+    for cell in tqdm(phonopy.supercells_with_displacements, desc="phonons", unit="displacement", delay=2):
+        yield _atoms(cell)
 
 
-def _forces(potential: Potential, cell: "PhonopyAtoms") -> np.ndarray:
-    atoms = Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
+def _atoms(cell: "PhonopyAtoms") -> Atoms:
+    return Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
+
+
+def _forces(potential: Potential, atoms: Atoms) -> np.ndarray:
     graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
-    forces = potential.predict(graph).cpu().forces
-    assert forces is not None  # predict was asked for them
-    return forces.double().numpy()
+    return given(potential.predict(graph).cpu().forces).double().numpy()
 
 
 def _mesh(mesh: tuple[int, int, int]) -> np.ndarray:

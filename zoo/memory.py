@@ -1,0 +1,106 @@
+"""How much memory is free, and what it looks like when there is none left."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from zoo.errors import StructureError
+
+_PROCESS = Path("/proc")  # what Linux says of the machine and of this process
+_GROUPS = Path("/sys/fs/cgroup")
+_UNTOLD = 2 << 30  # bytes that are taken to be free where the system does not say
+_EXHAUSTED = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed", "no memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is exhausted; PyTorch, its libraries and our kernels do so in many ways."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, StructureError)) and any(words in text for words in _EXHAUSTED)
+
+
+@contextmanager
+def until_out_of_memory() -> Iterator[None]:
+    """What is within ends, without an error, where memory does."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken on a device: free, and within the limits of this process."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    told = [_available(), _left_of_address_space(), *_left_in_control_groups()]
+    return max(min((size for size in told if size is not None), default=_UNTOLD), 0)
+
+
+def _available() -> int | None:
+    """Of the whole machine, before it swaps; None where the system does not say."""
+    with suppress(OSError, ValueError):
+        return _number_after("MemAvailable:", _PROCESS / "meminfo") << 10
+    with suppress(AttributeError, OSError, ValueError):  # not Linux: a share of what is built in
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return None
+
+
+def _left_of_address_space() -> int | None:
+    """Of what ``ulimit -v`` allows; None where there is no limit."""
+    try:
+        from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit  # lazy: Windows has none
+    except ImportError:
+        return None
+    limit = getrlimit(RLIMIT_AS)[0]
+    if limit == RLIM_INFINITY:
+        return None
+    with suppress(OSError, ValueError):
+        pages = int((_PROCESS / "self" / "statm").read_text(encoding="ascii").split()[0])
+        return limit - pages * os.sysconf("SC_PAGE_SIZE")
+    return limit
+
+
+def _left_in_control_groups() -> list[int]:
+    """Of each limit that containers and job schedulers put on this process; files that may give way count as free."""
+    left = []
+    for folder, limit, used, files in _control_groups():
+        with suppress(OSError, ValueError):  # a group without a limit has no such file, or a word in it
+            most, taken = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+            left.append(most - taken + _number_after(files, folder / "memory.stat"))
+    return left
+
+
+def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
+    """Each group of this process up to the root, of either version: its folder, and what its limit and use are called.
+
+    The last name is that of the files in memory that nobody uses at the moment.
+    """
+    with suppress(OSError, ValueError):
+        for line in (_PROCESS / "self" / "cgroup").read_text(encoding="utf-8").splitlines():
+            number, kinds, place = line.split(":", 2)
+            if number == "0":
+                root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in kinds.split(","):
+                root = _GROUPS / "memory"
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            group = root / place.strip("/")
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(root):
+                    yield (folder, *names)
+
+
+def _number_after(word: str, path: Path) -> int:
+    """Of the line that begins with a word. Raises OSError, ValueError."""
+    for line in path.read_text(encoding="ascii").splitlines():
+        first, _, rest = line.partition(" ")
+        if first == word:
+            return int(rest.split()[0])
+    raise ValueError(f"no line {word} in {path}")
