@@ -20,6 +20,7 @@ _OPTIONAL = {  # marker -> package, how to get it
     "xtb": ("tblite", "pip install tblite threadpoolctl"),
     "reference": ("fairchem", "pip install --no-deps fairchem-core==1.10.0 torch_geometric"),
     "scatter": ("torch_scatter", "pip install --no-build-isolation torch-scatter"),
+    "torchsim": ("torch_sim", "pip install torch-sim-atomistic"),
 }
 
 

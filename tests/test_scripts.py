@@ -114,7 +114,7 @@ def test_ci_does_not_skip_what_is_missing(marker: str, monkeypatch: pytest.Monke
 def test_a_requirement_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_REQUIRE", "scater")
     with pytest.raises(
-        pytest.UsageError, match="ZOO_REQUIRE names scater; known are sevennet, xtb, reference, scatter"
+        pytest.UsageError, match="ZOO_REQUIRE names scater; known are sevennet, xtb, reference, scatter, torchsim"
     ):
         conftest.pytest_collection_modifyitems([])
 

@@ -68,10 +68,6 @@ def engine(tmp_path) -> Engine:
     return Engine.read(folders.make_folder(tmp_path / "model"), device="cpu", dtype=DOUBLE)
 
 
-def guarded(engine: Engine) -> TorchSimModel:
-    return TorchSimModel(engine.potential, check=engine.check_domain, predict=engine._ask)
-
-
 def nve(state, model: TorchSimModel, steps: int, seed: int = 5):
     """The states of a run of constant energy at 600 K, the first before its first step."""
     step, temperature = 1.0 * units.fs, torch.tensor(600 * units.kB, dtype=DOUBLE)
@@ -228,7 +224,7 @@ def outside() -> dict[str, tuple[Atoms, str]]:
 @pytest.mark.parametrize("case", list(outside()))
 def test_a_system_outside_the_domain_is_named_each_time(case, engine):
     atoms, message = outside()[case]
-    model = guarded(engine)
+    model = engine.torchsim()
     model(state_of(silicon(), silicon(2)))
     for _ in range(2):
         with pytest.raises(DomainError, match=f"^system 1: .*{message}"):
@@ -243,7 +239,7 @@ def test_an_element_without_parameters_is_named_without_a_check_too(potential):
 
 
 def test_a_system_that_leaves_the_domain_on_its_way_is_stopped(engine):
-    model, state = guarded(engine), state_of(silicon(), silicon(2))
+    model, state = engine.torchsim(), state_of(silicon(), silicon(2))
     apart = state.positions[9] - state.positions[8]
     model(state)
 
@@ -363,3 +359,20 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_sim", None)
     with pytest.raises(MissingPackageError, match=r"run: pip install torch-sim-atomistic$"):
         importlib.import_module("zoo.torchsim")
+
+
+@pytest.mark.usefixtures("kernels")
+def test_an_engine_is_a_model_of_torchsim(tmp_path):
+    engine = Engine.read(folders.make_folder(tmp_path / "model"), device="cpu", dtype=torch.float32)
+    found = engine.torchsim()(state_of(silicon(), silicon(2)))
+    engine.potential.predict = None  # whoever asks PyTorch fails
+    again = engine.torchsim()(state_of(silicon(), silicon(2)))
+    assert (again["forces"].dtype, again["forces"].tolist()) == (DOUBLE, found["forces"].tolist())
+    alone = silicon(2)
+    alone.calc = engine.calculator()
+    np.testing.assert_allclose(found["forces"][8:], alone.get_forces(), atol=1e-6)
+    atoms, message = outside()["density"]
+    with pytest.raises(DomainError, match=f"^system 1: .*{message}"):
+        engine.torchsim()(state_of(silicon(), atoms))
+    at_will = Engine.read(tmp_path / "model", device="cpu", check_domain=False)
+    assert at_will.torchsim(dtype=torch.float32)(state_of(atoms, dtype=torch.float32))["energy"].isfinite().all()

@@ -21,6 +21,7 @@ from zoo.errors import CapabilityError, ConfigError, DivergedError, StructureErr
 from zoo.execution import warm
 from zoo.load import load
 from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
+from zoo.novelty import Novelty
 from zoo.relax import OPTIMIZERS, Cell, Relaxation, relax
 from zoo.relax import Settings as RelaxSettings
 
@@ -115,6 +116,7 @@ def md_command(
 ) -> None:
     """Run molecular dynamics with engine NAME.
 
+    The last line says how new the newest atom of the printed steps was to the engine, where its folder tells that.
     NAME is FAMILY/ENGINE or a model folder (./folder). STRUCTURE is a file in any format that ASE reads; of many
     structures in it the last is taken, with its velocities where it has some, so that the trajectory of a run can be
     gone on with.
@@ -130,6 +132,13 @@ def md_command(
     if not engine.potential.traits.energies:
         raise CapabilityError(f"{name} gives forces alone, and zoo md prints energies; drive it with ASE from Python")
     (atoms,) = read_structures(structure, "-1:")
+    newest: list[Novelty] = []
+
+    def say(sample: Sample) -> None:
+        tqdm.write(_line(sample, engine))
+        if engine.tells_novelty:
+            newest.extend(engine.novelty(atoms))
+
     with tqdm(total=settings.steps, desc="dynamics", unit="step", delay=2, disable=None) as bar:
         samples = run_dynamics(
             atoms,
@@ -137,12 +146,14 @@ def md_command(
             settings,
             trajectory=output,
             overwrite=overwrite,
-            on_sample=lambda sample: tqdm.write(_line(sample, engine)),
+            on_sample=say,
             on_step=lambda step: bar.update(step - bar.n),
         )
     drift = energy_drift(samples, len(atoms))
     if drift is not None and settings.ensemble == "nve":
         click.echo(f"\ndrift of the total energy: {drift:.4f} meV/atom/ps")
+    if newest:
+        click.echo(f"\nof all that was printed, {max(newest, key=lambda one: one.largest)}")
 
 
 def _line(sample: Sample, engine: Engine) -> str:

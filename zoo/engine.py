@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from zoo.potential import Potential, Prediction, given
 from zoo.second_order import SecondOrder, coordinates, known, one_each
 from zoo.units import MEV_PER_EV
 from zoo.vibrations import Vibrations, moving_atoms, normal_modes
+
+if TYPE_CHECKING:
+    from zoo.torchsim import TorchSimModel
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,26 @@ class Engine:
 
     def calculator(self) -> ZooCalculator:
         """A calculator for ASE."""
-        check = self.check_domain if self.checks_domain else None
-        nearest = None if self.domain is None else self.domain.min_distance_A
+        return ZooCalculator(self.potential, **self._running())
+
+    def torchsim(self, *, dtype: torch.dtype = torch.float64) -> "TorchSimModel":
+        """A model for TorchSim: dynamics and relaxation of many systems at once; ``dtype`` is that of their states.
+
+        Raises MissingPackageError, CapabilityError.
+        """
+        from zoo.torchsim import TorchSimModel  # lazy: needs the optional package torch-sim-atomistic
+
+        return TorchSimModel(self.potential, dtype=dtype, **self._running())
+
+    def _running(self) -> dict[str, Any]:
+        """What guards the potential and answers in its place, for what runs it."""
         code = self._compiled if self.compiled else None
-        follow = code.follow if code is not None and code.follows else None
-        return ZooCalculator(self.potential, check=check, nearest=nearest, predict=self._ask, follow=follow)
+        return {
+            "check": self.check_domain if self.checks_domain else None,
+            "nearest": None if self.domain is None else self.domain.min_distance_A,
+            "predict": self._ask,
+            "follow": code.follow if code is not None and code.follows else None,
+        }
 
     @property
     def compiled(self) -> bool:
