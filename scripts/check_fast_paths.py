@@ -560,7 +560,7 @@ def jobs_of(asked: argparse.Namespace) -> list[tuple[str, Callable[..., Any], tu
             jobs.append(("products", check_products, (name, asked.products, asked.model)))
     for way in list(DYNAMICS)[:2]:
         jobs += [
-            ("dynamics", conserve, (way, asked.model, max(asked.picoseconds / 10, 2.0), step))
+            ("time steps", conserve, (way, asked.model, max(asked.picoseconds / 10, 2.0), step))
             for step in (0.5, 1.0, 2.0)
         ]
     return jobs
