@@ -271,6 +271,12 @@ def kept(path: Path | None, case: Case) -> dict[str, Any] | None:
     return None
 
 
+def everything_kept(path: Path | None) -> list[dict[str, Any]]:
+    """The rows of all runs that kept theirs in one file."""
+    found = [] if path is None else [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "numbers"} for row in found]
+
+
 def deviation(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> float:
     """The largest of the arrays, each relative to its largest number."""
     return max(relative(torch.tensor(ours[name]), torch.tensor(theirs[name])) for name in theirs)
@@ -370,8 +376,15 @@ def main() -> None:
     parser.add_argument("--patience", type=int, default=240, help="seconds that a call may take")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="S with up to 30 atoms; prints and writes nothing")
-    parser.add_argument("--only", default="", help="cases whose title, as printed, holds this; writes nothing")
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="keeps a line a case, and does not run those again")
+    parser.add_argument(
+        "--only", default="", help="cases whose title, as printed, holds this; nothing is written without --keep"
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="keeps a line a case, does not run those again, and writes what it has",
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -391,9 +404,10 @@ def main() -> None:
         "patience_s": arguments.patience,
         "arguments": "".join(f" --{name} {value:g}" for name, value in changed.items()),
     }
+    rows = everything_kept(arguments.keep) or rows
     page = text(rows, about)
     print(page)
-    if not (arguments.quick or arguments.only):
+    if not (arguments.quick or (arguments.only and arguments.keep is None)):
         atomic_write(Path("benchmarks") / "gemnet-oc.json", json.dumps(about | {"rows": rows}, indent=1) + "\n")
         atomic_write(Path("benchmarks") / "gemnet-oc.md", page)
 
