@@ -164,7 +164,7 @@ def ranking(found: dict[str, NoveltyFigures]) -> list[str]:
     rows = [
         (
             name,
-            f"{figures.rank_correlation:.2f}",
+            "-" if figures.rank_correlation is None else f"{figures.rank_correlation:.2f}",
             f"{100 * figures.coverage:.0f} %",
             number(figures.expected_rms_meV_A),
             number(figures.error_rms_meV_A),

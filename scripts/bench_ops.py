@@ -2,8 +2,9 @@
 
 Rows of edges, sorted by their centre and of as many edges each, are summed over atoms: forward, backward as for forces,
 and backward again as for Hessian products. Ways take turns in one run; a time is the median of the rounds. Whether a
-way is right is asked in float64 up to the third derivative, against a product with a matrix of zeros and ones. Writes
-benchmarks/ops.md and .json.
+way is right is asked in float64 up to the third derivative, against a product with a matrix of zeros and ones. Then a
+PaiNN is asked for forces, and for a Hessian product, with each that needs no order of edges. Writes benchmarks/ops.md
+and .json.
 
     .venv/bin/python scripts/bench_ops.py
 """
@@ -13,17 +14,26 @@ import importlib
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from ase.build import bulk
 from torch import Tensor
 
+import zoo.derivatives
+import zoo.ops
+import zoo.students.painn
 from zoo.config import canonical_json
 from zoo.evaluate.environment import hardware, versions
 from zoo.files import atomic_write
+from zoo.graph import Graph
+from zoo.neighbors import build_graph
+from zoo.students import PaiNN, PaiNNConfig
 
 NEIGHBOURS = 28  # of an atom of silicon within 5 Å
 ATOMS = (8, 64, 1000)
@@ -92,6 +102,8 @@ WAYS: dict[str, Way] = {
     "torch-scatter, segment_csr": package_segment,
     "axis of equal rows": dense,
 }
+IN_ANY_ORDER = ("scatter_add", "index_add", "torch-scatter, scatter")
+CRYSTALS = {8: 1, 64: 2, 1000: 5}  # atoms -> cubic cells along each axis
 OPTIONAL = {name for name in WAYS if name.startswith("torch-scatter")}
 
 
@@ -117,17 +129,22 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """All that the page says."""
     ways = [name for name in WAYS if name not in OPTIONAL or importlib.util.find_spec("torch_scatter")]
     faults = {name: fault(WAYS[name]) for name in ways}
-    rows = []
+    rows, models = [], []
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in devices:
         for threads in asked.threads if device == "cpu" else [1]:
             torch.set_num_threads(threads)
+            for atoms in sorted(set(asked.atoms) & set(CRYSTALS)):
+                times = time_model([name for name in IN_ANY_ORDER if name in ways], atoms, device, asked.rounds)
+                models.append({"device": device, "threads": threads, "atoms": atoms, "milliseconds": times})
+                print(model_text(models[-1]), flush=True)
             for atoms in asked.atoms:
                 for channels in asked.channels:
                     times = time_ways(ways, atoms, channels, device, asked.rounds)
                     rows.append({"device": device, "threads": threads, "atoms": atoms, "channels": channels} | times)
                     print(row_text(rows[-1], ways), flush=True)
-    return {"hardware": hardware(), "versions": versions(), "rounds": asked.rounds, "faults": faults, "rows": rows}
+    known = {"hardware": hardware(), "versions": versions(), "rounds": asked.rounds}
+    return known | {"faults": faults, "rows": rows, "models": models}
 
 
 def fault(way: Way) -> str | None:
@@ -202,6 +219,47 @@ def _time_steps(way: Way, edges: Edges, values: Tensor, slope: Tensor, turned: T
     return [one / calls for one in taken]
 
 
+def time_model(ways: list[str], atoms: int, device: str, rounds: int) -> dict[str, list[float]]:
+    """By way, milliseconds of forces, and of forces with a Hessian product, of a PaiNN of 64 channels and 2 layers."""
+    config = PaiNNConfig(elements=("Si",), channels=64, layers=2, radials=16)
+    model = PaiNN(config, torch.Generator().manual_seed(0)).float().to(device).eval().requires_grad_(False)
+    crystal = bulk("Si", cubic=True).repeat(CRYSTALS[atoms])
+    crystal.rattle(0.05, seed=0)
+    graph = build_graph(crystal, model.cutoff, dtype=torch.float32, device=device)
+    taken: dict[str, list[list[float]]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name in ways:
+            with summing(WAYS[name]):
+                taken[name].append(_time_answers(model, graph))
+    return {
+        name: [1e3 * statistics.median(step) for step in zip(*times[1:], strict=True)] for name, times in taken.items()
+    }
+
+
+def _time_answers(model: PaiNN, graph: Graph) -> list[float]:
+    probe = torch.ones_like(graph.positions)[None]
+    times = [_now(graph.positions.device)]
+    model.predict(graph)
+    times.append(_now(graph.positions.device))
+    model.predict(graph, probes=probe)
+    times.append(_now(graph.positions.device))
+    return [after - before for before, after in pairwise(times)]
+
+
+@contextmanager
+def summing(way: Way) -> Iterator[None]:
+    """Students sum this way meanwhile."""
+    modules = [vars(module) for module in (zoo.students.painn, zoo.derivatives)]
+    before = zoo.ops.scatter_sum
+    for module in modules:
+        module["scatter_sum"] = lambda values, index, size: way(values, Edges(index, index, size))
+    try:
+        yield
+    finally:
+        for module in modules:
+            module["scatter_sum"] = before
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -217,6 +275,12 @@ def row_text(row: dict[str, Any], ways: list[str]) -> str:
     times = row["microseconds"]
     cells = [" / ".join("-" if one is None else f"{one:.0f}" for one in times[name]) for name in ways]
     return f"| {row['device']} | {row['threads']} | {row['atoms']:,} | {row['channels']} | {' | '.join(cells)} |"
+
+
+def model_text(row: dict[str, Any]) -> str:
+    """One line of the table of models."""
+    cells = [" / ".join(f"{one:.1f}" for one in times) for times in row["milliseconds"].values()]
+    return f"| {row['device']} | {row['threads']} | {row['atoms']:,} | {' | '.join(cells)} |"
 
 
 def totals(rows: list[dict[str, Any]], ways: list[str]) -> str:
@@ -253,6 +317,15 @@ def text(found: dict[str, Any]) -> str:
         "Right to the third derivative, in float64:",
         "",
         *(f"- {name}: {found['faults'][name] or 'yes'}" for name in ways),
+        "",
+        "## In a model",
+        "",
+        "Milliseconds of energy and forces / of these with a Hessian product, of a PaiNN of 64 channels and 2 layers "
+        "by PyTorch in float32, on a crystal of silicon.",
+        "",
+        f"| device | threads | atoms | {' | '.join(name for name in IN_ANY_ORDER if name in ways)} |",
+        f"|---|--:|--:|{'--:|' * sum(name in ways for name in IN_ANY_ORDER)}",
+        *(model_text(row) for row in found["models"]),
         "",
         "To repeat it:",
         "",

@@ -17,21 +17,33 @@ from click.testing import CliRunner, Result
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
+import zoo.bench as bench_module
 import zoo.bench.cases as cases
 import zoo.bench.peers as peers
 import zoo.bench.roofline as roofline
 from zoo.bench import Settings, bench, peer_names
-from zoo.bench.cases import Case, measure, measure_all, repeated
+from zoo.bench.cases import Case, Pace, measure, measure_all, repeated
 from zoo.bench.peers import Wanted, peer_runner
-from zoo.bench.report import as_lines, markdown
+from zoo.bench.report import Report, as_lines, markdown, text
 from zoo.bench.roofline import painn_products
-from zoo.bench.runners import Absent, Ask, Kind, Runner, engine_runner, forces_of, loaded_runner
+from zoo.bench.runners import (
+    NEW_LIST,
+    Absent,
+    Ask,
+    Kind,
+    Runner,
+    engine_runner,
+    forces_of,
+    loaded_runner,
+    new_list_runner,
+)
 from zoo.cli_bench import bench_command
-from zoo.errors import ConfigError, StructureError, UnknownNameError
+from zoo.errors import ConfigError, MissingPackageError, StructureError, UnknownNameError
 from zoo.evaluate.speed import Call, Timing
-from zoo.neighbors import build_graph
+from zoo.neighbors import SkinList, build_graph
 from zoo.students import PaiNNConfig, build_student
 
+LIMITS = roofline.Limits(product_GFLOP_s=100.0, copy_GB_s=10.0)
 SILICON = bulk("Si", "diamond", a=scenes.LATTICE, cubic=True)
 
 
@@ -114,12 +126,84 @@ def test_every_way_of_an_engine_gives_its_forces(folder: Path) -> None:
 
 def test_a_variant_that_is_wrong_is_seen(folder: Path) -> None:
     exact = zoo.load(folder, dtype="float64")
-    forces = exact.predict(SILICON)[0].forces.numpy()
-    other = forces.copy()
-    other[3, 1] -= 0.002
-    right, wrong = runner("right", forces, kind="own"), runner("wrong", other, kind="own")
-    rows = measure(case(), [right, wrong, runner("peer", forces)], repeats=1, exact=exact)
-    assert [row.force_difference_meV_A for row in rows] == [0.0, pytest.approx(2.0), None]
+
+    def shifted(name: str, by: float, kind: Kind = "own") -> Runner:
+        error = np.zeros((8, 3))
+        error[3, 1] = by
+        return Runner(name, kind, {"ase": lambda structures: lambda: forces_of(exact.predict(structures)) - error})
+
+    many = [shifted("right", 0.0), shifted("wrong", 0.002), runner("none", np.zeros((8, 3)), kind="own")]
+    rows = measure(case(), [*many, shifted("peer", 0.0, "peer")], repeats=1, exact=exact)
+    found = [row.force_difference_meV_A for row in rows]
+    assert found[:2] == [pytest.approx(0.0, abs=1e-9), pytest.approx(2.0)]
+    assert found[2] > 10  # in the perfect crystal that is timed, no forces would be right
+    assert found[3] is None
+
+
+def test_a_new_list_is_sought_at_each_call_and_the_engines_own_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches, search = [], SkinList._search
+    monkeypatch.setattr(SkinList, "_search", lambda self, atoms: searches.append(self) or search(self, atoms))
+    engine = zoo.load(folder, dtype="float64")
+    for made, expected in ((engine_runner(engine, "it", "own"), 1), (new_list_runner(engine), 2 + 1 + 4)):
+        searches.clear()
+        (row,) = measure(case(), [made], repeats=4)
+        assert row.timing is not None
+        assert len(searches) == expected  # tried twice, then a turn: one call that is not timed, and four
+    asked = new_list_runner(engine).ways["ase"]
+    (one,) = folders.cells(1)
+    assert np.allclose(asked([one])(), engine.predict(one)[0].forces.numpy(), atol=1e-12)
+
+
+def test_what_fails_while_it_is_timed_is_a_row_that_says_so() -> None:
+    def late(kind: Kind, error: Exception) -> Runner:
+        answers = iter([None, None, None, error])
+
+        def ask() -> None:
+            if (raised := next(answers)) is not None:
+                raise raised
+
+        return Runner(f"late {kind}", kind, {"ase": lambda structures: ask})
+
+    many = [late("own", StructureError("too near")), late("peer", KeyError("edge")), runner("whole")]
+    rows = measure(case(), many, repeats=2)
+    assert [(row.note, row.timing is None) for row in rows] == [
+        ("too near", True),
+        ("KeyError: 'edge'", True),
+        (None, False),
+    ]
+    with pytest.raises(KeyError):
+        measure(case(), [late("own", KeyError("ours"))], repeats=2)
+
+
+def test_what_can_be_made_ready_once_but_not_again_is_a_row_that_says_so() -> None:
+    calls = iter([lambda: None])
+
+    def ready(structures: Sequence[Atoms]) -> Call:
+        if (call := next(calls, None)) is None:
+            raise KeyError("gone")
+        return call
+
+    rows = measure(case("potential"), [Runner("late", "peer", {"potential": ready}), runner("whole")], repeats=1)
+    assert [row.note for row in rows] == ["KeyError: 'gone'", None]
+    assert [row.timing is None for row in rows] == [True, False]
+
+
+def test_memory_that_ends_while_it_is_timed_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "free_memory", lambda device: 64 << 20)
+    sizes = iter([1, 1, 1, 512 << 20])
+    greedy = Runner(
+        "greedy", "peer", {"ase": lambda structures: lambda: torch.empty(next(sizes, 1), dtype=torch.uint8)}
+    )
+    (row,) = measure(case(), [greedy], repeats=2)
+    assert (row.note, row.timing) == ("out of memory", None)
+
+
+def test_structures_that_the_engine_refuses_once_moved_have_no_difference(folder: Path) -> None:
+    near = Atoms("Si2", positions=[[0, 0, 0], [0, 0, 2.35]], cell=[9, 9, 9], pbc=True)
+    rows = measure(case("ase", near), [runner("it", np.zeros((2, 3)), kind="own")], repeats=1, exact=zoo.load(folder))
+    assert [(row.note, row.force_difference_meV_A) for row in rows] == [(None, None)]
 
 
 def test_what_fails_is_a_row_that_says_so() -> None:
@@ -162,19 +246,32 @@ def test_what_was_slow_on_few_atoms_is_left_out_on_many(monkeypatch: pytest.Monk
     assert row.note == "left out: a call took 2 s"
     monkeypatch.undo()
     asked.clear()
-    (row,) = measure(case(), [slow], repeats=1, patience_s=10.0, paces={"slow": 2000.0})
-    assert (row.note, asked) == ("left out: a call would take about 16 s", [])
+    paces = {"slow": Pace(2.0, 1)}
+    (row,) = measure(case(), [slow], repeats=1, patience_s=10.0, paces=paces)
+    assert (row.note, asked) == ("left out: a call would take more than 10 s", [])
+    (row,) = measure(case("ase", SILICON.repeat(5)), [slow], repeats=1, patience_s=10.0, paces=paces)
+    assert (row.note, asked) == ("left out: a call would take more than 10 s", [])  # eight atoms were too many
 
 
 def test_paces_go_from_size_to_size(monkeypatch: pytest.MonkeyPatch) -> None:
     timing = Timing(8.0, 8.0, 8.0, 1)  # 1 ms an atom
     monkeypatch.setattr(cases, "time_in_turns", lambda ready, **_: dict.fromkeys(ready, timing))
-    many = [case(), case("ase", SILICON.repeat(5))]
-    rows = list(measure_all(many, [runner("it")], repeats=1, exact=None, patience_s=0.5, threads=None))
+    many = [case(), case("ase", SILICON.repeat(2)), case("ase", SILICON.repeat(5))]
+    rows = list(measure_all(many, [runner("it")], repeats=1, exact=None, patience_s=0.05, threads=None))
+    told = "left out: a call would take more than 0.05 s"
     assert [(row.atoms, row.timing, row.note) for row in rows] == [
         (8, timing, None),
-        (1000, None, "left out: a call would take about 1 s"),
+        (64, None, told),
+        (1000, None, told),
     ]
+
+
+def test_what_was_fast_is_tried_on_more_than_eight_times_as_many_atoms(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = Timing(8.0, 8.0, 8.0, 1)  # most of it, maybe, what any call costs
+    monkeypatch.setattr(cases, "time_in_turns", lambda ready, **_: dict.fromkeys(ready, timing))
+    many = [case(), case("ase", SILICON.repeat(5))]
+    rows = list(measure_all(many, [runner("it")], repeats=1, exact=None, patience_s=0.5, threads=None))
+    assert [(row.atoms, row.timing, row.note) for row in rows] == [(8, timing, None), (1000, timing, None)]
 
 
 # --- operations ----------------------------------------------------------------------------------------
@@ -203,13 +300,12 @@ def test_the_sum_of_the_operations_is_the_one_that_is_stated() -> None:
 def test_operations_of_other_students_are_counted_by_pytorch() -> None:
     student = scenes.tiny_painn("Si")
     graph = build_graph(SILICON, student.cutoff)
-    limits = roofline.Limits(product_GFLOP_s=100.0, copy_GB_s=10.0)
-    ours = roofline.roofline_of("it", student, graph, 0.01, limits)
+    ours = roofline.roofline_of("it", student, graph, 0.01, LIMITS)
     assert ours.share_of_product == pytest.approx(ours.GFLOP / 0.01 / 100.0)
     assert ours.share_of_copy == pytest.approx(ours.least_MB / 1000 / 0.01 / 10.0)
     other = zoo.load("stillinger-weber/teacher").potential
     graph = build_graph(SILICON, other.cutoff, dtype=other.dtype)
-    counted = roofline.roofline_of("it", other, graph, 0.01, limits)
+    counted = roofline.roofline_of("it", other, graph, 0.01, LIMITS)
     assert (counted.counted, counted.least_MB) == ("by PyTorch's counter", None)
     assert round(1e9 * counted.GFLOP) == graph.num_edges * 2 * 3 * 3  # edges are its only matrix product
 
@@ -227,7 +323,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str]
     """Puts a package of this text in schnetpack's place."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "schnetpack", raising=False)
-    return lambda text: (tmp_path / "schnetpack.py").write_text(text) and None
+    return lambda source: (tmp_path / "schnetpack.py").write_text(source) and None
 
 
 def test_a_peer_that_is_not_installed_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +391,8 @@ def test_a_report_has_every_size_in_every_way(folder: Path) -> None:
     many = [("ase", 1, 8), ("potential", 1, 8), ("ase", 1, 64), ("potential", 1, 64), ("batch", 2, 16)]
     assert rows == [(name, *one) for one in many for name in ("PyTorch", "stillinger-weber/teacher")]
     assert all(row.timing is not None for row in report.rows)
-    assert all(row.force_difference_meV_A < 1e-9 for row in report.rows if row.kind == "own")
+    assert all(row.force_difference_meV_A < 1e-9 for row in report.rows if row.kind == "own")  # the same code
+    assert all(row.force_difference_meV_A is None for row in report.rows if row.kind != "own")
     assert report.absent == (Absent("compiled", "ZOO_COMPILE is never"),)
     assert [(one.name, one.atoms) for one in report.rooflines] == [("PyTorch", 8), ("PyTorch", 64)]
     edges = {row.edges for row in report.rows if row.structures == 1 and row.atoms == 64}
@@ -304,13 +401,41 @@ def test_a_report_has_every_size_in_every_way(folder: Path) -> None:
 
 def test_compiled_code_is_measured_where_there_is_some(folder: Path, kernels: None) -> None:
     report = bench(folder, against=["none"], settings=Settings(atoms=(8,), batches=(1,), repeats=1))
-    assert [row.name for row in report.rows] == ["compiled", "PyTorch"] * 3
+    alone = ["compiled", "PyTorch"]
+    assert [row.name for row in report.rows] == ["compiled", NEW_LIST, "PyTorch", *alone, *alone]
     assert report.absent == ()
     differences = [row.force_difference_meV_A for row in report.rows]
     assert all(0 < difference < 1 for difference in differences)
-    assert all(
-        one != other for one, other in zip(differences[::2], differences[1::2], strict=True)
-    )  # not the same code
+    assert differences[0] == differences[1] != differences[2]  # not the same code
+    assert differences[3] != differences[4]
+    assert differences[5] != differences[6]
+
+
+def test_a_float32_engine_differs_from_float64_by_little_but_not_by_nothing(folder: Path) -> None:
+    settings = Settings(atoms=(8,), batches=(2,), repeats=1)
+    report = bench(folder, against=["none"], structure=SILICON, settings=settings)
+    assert all(1e-5 < row.force_difference_meV_A < 0.1 for row in report.rows)
+
+
+def test_rooflines_are_of_what_was_timed_and_fits_the_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, built = zoo.load(folder), []
+    monkeypatch.setattr(
+        bench_module, "build_graph", lambda atoms, *_, **__: built.append(len(atoms)) or build_graph(atoms, 4.0)
+    )
+    monkeypatch.setattr(bench_module, "roofline_of", lambda name, potential, graph, *_: f"{name} {graph.num_atoms}")
+    timing = Timing(1.0, 1.0, 1.0, 1)
+    rows = [
+        cases.Row("PyTorch", "own", "potential", 1, 8, 28, timing),
+        cases.Row("PyTorch", "own", "potential", 1, 64, 224, note="out of memory"),
+    ]
+    sizes = [SILICON, SILICON.repeat(2)]
+    assert bench_module._rooflines(rows, sizes, engine, LIMITS) == ["PyTorch 8"]
+    assert built == [8]
+    monkeypatch.undo()
+    monkeypatch.setattr(cases, "free_memory", lambda device: 64 << 20)
+    greedy = lambda *_: torch.empty(512 << 20, dtype=torch.uint8)  # noqa: E731
+    monkeypatch.setattr(bench_module, "roofline_of", greedy)
+    assert bench_module._rooflines(rows[:1], sizes, engine, LIMITS) == []
 
 
 def test_a_teacher_has_no_structures_of_its_own() -> None:
@@ -336,6 +461,38 @@ def test_times_are_as_long_as_the_first_own_row_of_a_size() -> None:
     assert table[3] == "|  |  | peer | 5 | 4 to 6 | 625 | 2.5 | - |"
     assert table[4] == "|  |  | late | - |  |  |  |  |"
     assert len({line.count("|") for line in table}) == 1
+
+
+def test_both_ratios_are_told_where_neighbours_are_kept_and_where_they_are_sought() -> None:
+    rows = [
+        cases.Row("compiled", "own", "ase", 1, 8, 28, Timing(2.0, 1.0, 3.0, 4)),
+        cases.Row(NEW_LIST, "own", "ase", 1, 8, 28, Timing(4.0, 3.0, 5.0, 4)),
+        cases.Row("peer", "peer", "ase", 1, 8, 28, Timing(20.0, 19.0, 21.0, 4)),
+        cases.Row("late", "peer", "ase", 1, 8, 28, note="out of memory"),
+    ]
+    lines = as_lines(rows)
+    assert [line["times"] for line in lines] == [1.0, 2.0, 10.0, None]
+    assert [line["times_new_list"] for line in lines] == [0.5, 1.0, 5.0, None]
+    table = markdown("ase", lines)
+    assert "| times | times (new list) |" in table[0]
+    assert table[4] == "|  |  | peer | 20 | 19 to 21 | 2,500 | 10 | 5 | - |"
+    assert len({line.count("|") for line in table}) == 1
+    assert as_lines(rows[1:2])[0]["times"] is None  # it is not the engine as it is used
+
+
+def test_the_table_of_a_terminal_shows_every_number_in_full() -> None:
+    names = ("compiled", NEW_LIST, "PyTorch", "sevennet-0/teacher")
+    rows = [
+        cases.Row(name, "own", way, 1, 1000, 28_000, Timing(ms, 0.98 * ms, 1.04 * ms, 9), None, 0.00344)
+        for way in ("ase", "potential", "batch")
+        for name, ms in zip(names, (7.85, 42.8, 126.0, 1500.0), strict=True)
+    ]
+    machine = {"cpu": "one", "threads": 1}
+    report = Report("it", "PaiNN", "float32", "cpu", 5.0, machine, {"torch": "2"}, tuple(rows), (), LIMITS, ())
+    lines = text(report, 100).splitlines()
+    assert max(len(line) for line in lines) <= 100
+    assert sum(line.endswith(" 0.0034") for line in lines) == len(rows)
+    assert sum("1,470 to 1,560" in line for line in lines) == 3
 
 
 # --- the command ---------------------------------------------------------------------------------------
@@ -380,6 +537,7 @@ def test_the_command_draws(folder: Path, tmp_path: Path) -> None:
         (["--json", "{}/none/x.json"], "there is no folder {}/none; make it, or choose another place"),
         (["--json", "{}/x.txt"], "ends with .json; name it x.json"),
         (["--figure", "{}"], "ends with .png"),
+        (["--figure", "-"], "- is to be a file that ends with .png"),
         (["--threads", "0"], "threads is 0; give a positive number"),
         (["--structure", "{}/no.xyz"], "no file {}/no.xyz"),
     ],
@@ -391,6 +549,16 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(
     result = ask(folder, *(argument.replace("{}", str(tmp_path)) for argument in arguments))
     assert result.exit_code == 1
     assert message.replace("{}", str(tmp_path)) in str(result.exception)
+
+
+def test_a_figure_without_matplotlib_is_refused_before_anything_is_measured(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "time_in_turns", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = ask(folder, "--figure", tmp_path / "speed.png")
+    assert isinstance(result.exception, MissingPackageError), result.exception
+    assert "pip install matplotlib" in str(result.exception)
 
 
 def test_numbers_that_are_none_are_wrong_usage(folder: Path) -> None:

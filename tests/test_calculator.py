@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import zoo
 from zoo.calculator import Follower, ZooCalculator, elements_text
 from zoo.errors import DivergedError, DomainError, StructureError
 from zoo.graph import Graph
+from zoo.guard import check_charge
 from zoo.neighbors import build_graph
 from zoo.potential import Prediction
 from zoo.students import PaiNN
@@ -164,6 +166,46 @@ def test_what_changes_of_a_structure_is_seen_and_the_rest_is_remembered(student:
     crystal.calc.reset()
     assert not crystal.calc.results
     np.testing.assert_allclose(crystal.get_forces(), forces(crystal), atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["info", "initial charges", "other atoms"])
+def test_a_charge_that_is_stated_later_is_seen(way: str, student: PaiNN, crystal: Atoms) -> None:
+    def check(atoms: Atoms, graph: Graph) -> None:
+        check_charge(atoms, 0, "it")
+
+    crystal.calc = ZooCalculator(student, check=check, nearest=1.0)
+    before = crystal.get_potential_energy()
+    if way == "info":
+        crystal.info["charge"] = 1
+    elif way == "initial charges":
+        crystal.set_initial_charges([0.5] * len(crystal))
+    else:
+        other, calculator = crystal.copy(), crystal.calc
+        other.info["spin"] = 3
+        crystal = other
+        crystal.calc = calculator
+    with pytest.raises(DomainError, match="Si2 states"):
+        crystal.get_potential_energy()
+    crystal.info.clear()
+    crystal.set_initial_charges([0.5, -0.5])
+    assert crystal.get_potential_energy() == before
+
+
+def test_a_follower_that_there_is_not_leaves_it_to_the_potential(student: PaiNN, crystal: Atoms) -> None:
+    expected = crystal.get_forces()
+    crystal.calc = ZooCalculator(student, follow=lambda edges: None)
+    np.testing.assert_array_equal(crystal.get_forces(), expected)
+
+
+def test_a_stress_that_is_not_finite_is_an_error(student: PaiNN, crystal: Atoms) -> None:
+    def predict(graph: Graph, *, stress: bool) -> Prediction:
+        found = student.predict(graph, stress=stress)
+        return found if found.stress is None else replace(found, stress=found.stress * torch.nan)
+
+    crystal.calc = ZooCalculator(student, predict=predict)
+    assert np.isfinite(crystal.get_forces()).all()
+    with pytest.raises(DivergedError, match="not finite"):
+        crystal.get_stress()
 
 
 def test_a_calculator_that_was_used_can_be_copied_and_sent(crystal: Atoms) -> None:

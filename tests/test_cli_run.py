@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLength, FixedPlane
 from click.testing import CliRunner
+from test_novelty import make_folder
 
 from zoo.cli import main
+from zoo.engine import Engine
+from zoo.errors import OutOfMemoryError
 
 TEACHER = "stillinger-weber/teacher"  # in closed form: relaxes as silicon does
 
@@ -148,6 +151,34 @@ def test_dynamics_begins_with_the_last_of_many_structures():
     assert float(first[3]) > -34.69
 
 
+def newest_step(folder: Path, every: int) -> int:
+    """Of the trajectory that was written, by the engine itself."""
+    frames = ase.io.read("md.traj", index=":")
+    novelty = Engine.read(folder, compile=False).novelty(frames)
+    return every * int(np.argmax([found.largest for found in novelty]))
+
+
+def test_dynamics_ends_with_the_newest_atom_and_its_step(here):
+    folder, _ = make_folder(here / "known")
+    options = ("--temperature", 20000, "--steps", 100, "--every", 5, "--output", "md.traj", "--no-check-domain")
+    result = ask("md", folder, written(rattled()), *options, "--dtype", "float64", "--no-compile")
+    assert result.exit_code == 0, result.output
+    step = newest_step(folder, 5)
+    assert 0 < step < 100
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith(f"of all that was printed, at step {step} atom ")
+    assert "is the newest, with a force error of" in last
+
+
+def test_dynamics_that_leaves_the_domain_tells_what_was_newest(here):
+    folder, _ = make_folder(here / "known")
+    options = ("--temperature", 20000, "--steps", 500, "--every", 1, "--output", "md.traj")
+    result = ask("md", folder, written(crystal()), *options, "--dtype", "float64", "--no-compile")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("zoo: after ")
+    assert result.stdout.splitlines()[-1].startswith(f"of all that was printed, at step {newest_step(folder, 1)} atom")
+
+
 def bad_structures() -> dict[str, tuple[Atoms, str]]:
     """Structures that no run can start from, and what must be said."""
     cases = {
@@ -259,6 +290,74 @@ def test_a_structure_that_is_refused_is_named_and_the_others_go_on(model):
     ends = [line.rpartition("  ")[2] for line in result.stdout.splitlines()[-3:]]
     assert ends == ["not converged", "refused", "not converged"]
     assert len(ase.io.read("out.traj", index=":")) == 2
+
+
+def test_what_has_no_memory_is_named_and_the_others_go_on_each_with_its_own_calculator(monkeypatch):
+    made, calculator = [], Engine.calculator
+
+    def narrow(engine):
+        own = calculator(engine)
+        ask_it = own.calculate
+        made.append(own)
+
+        def calculate(atoms=None, *arguments, **options):
+            if len(atoms) > 8:
+                raise OutOfMemoryError("no memory for 16 atoms")
+            ask_it(atoms, *arguments, **options)
+
+        own.calculate = calculate
+        return own
+
+    monkeypatch.setattr(Engine, "calculator", narrow)
+    structures = (rattled(), rattled(2).repeat((2, 1, 1)), rattled(3))
+    result = ask("relax", TEACHER, written(*structures), "--output", "out.xyz")
+    assert result.exit_code == 1
+    assert "zoo: structure 1 (Si16) was refused: no memory for 16 atoms" in result.stderr
+    ends = [line.rpartition("  ")[2] for line in result.stdout.splitlines()[-3:]]
+    assert ends == ["converged", "refused", "converged"]
+    assert len(ase.io.read("out.xyz", index=":")) == 2
+    assert len({id(own) for own in made}) == 3
+
+
+def test_what_has_no_memory_on_its_way_is_kept_as_it_was(monkeypatch):
+    calculator = Engine.calculator
+
+    def narrow(engine):
+        own = calculator(engine)
+        ask_it, asked = own.calculate, []
+
+        def calculate(*arguments, **options):
+            asked.append(arguments)
+            if len(asked) > 4:
+                raise OutOfMemoryError("no memory any more")
+            ask_it(*arguments, **options)
+
+        own.calculate = calculate
+        return own
+
+    monkeypatch.setattr(Engine, "calculator", narrow)
+    result = ask("relax", TEACHER, written(rattled()), "--output", "out.xyz")
+    assert result.exit_code == 1
+    assert "before it could not go on: no memory any more" in result.stderr
+    assert len(ase.io.read("out.xyz", index=":")) == 1
+
+
+def test_constraints_that_a_file_cannot_keep_are_named_once(here):
+    tied, plane, fixed = rattled(), rattled(2), rattled(3)
+    tied.set_constraint(FixBondLength(0, 1))
+    plane.set_constraint([FixedPlane([2], (0, 0, 1)), FixBondLength(3, 4)])
+    fixed.set_constraint(FixAtoms([1]))
+    many = written(tied, plane, fixed, name="many.traj")
+    result = ask("relax", TEACHER, many, "--output", "out.xyz", "--trajectory", "way.xyz", "--steps", 2)
+    (note,) = [line for line in result.stderr.splitlines() if line.startswith("zoo: note: ")]
+    assert note == (
+        "zoo: note: FixBondLengths, FixedPlane of the structures hold while they relax, and out.xyz and way.xyz cannot "
+        "keep them; write .traj"
+    )
+    assert [len(atoms.constraints) for atoms in ase.io.read("out.xyz", index=":")] == [0, 0, 1]
+    for arguments in ((many, "--output", "out.traj"), (written(fixed), "--output", "fixed.xyz"), (many,)):
+        assert "note" not in ask("relax", TEACHER, *arguments, "--steps", 2).stderr
+    assert [len(atoms.constraints) for atoms in ase.io.read("out.traj", index=":")] == [1, 2, 1]
 
 
 def test_the_cell_follows_where_it_may_and_json_says_how_far():

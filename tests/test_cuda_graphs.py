@@ -1,8 +1,12 @@
 """Recordings over padded buffers: on a CPU a plain call stands where a GPU has a CUDA graph; all else is the same."""
 
+import gc
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +207,61 @@ def test_too_little_memory_is_the_callers_to_handle() -> None:
     replay(small)
     assert calling.recorded == 1, "the first was dropped and is recorded anew"
     assert not replay.eager
+
+
+class Memory:
+    """What of torch.cuda a recorder asks for; of each recording, the memory that it was told to share is noted."""
+
+    def __init__(self) -> None:
+        self.pools: list[int | None] = []
+        memory = self
+
+        class CUDAGraph:
+            def __init__(self) -> None:
+                self.own = 1 + len(memory.pools)
+
+            def pool(self) -> int:
+                return self.own
+
+            def replay(self) -> None:
+                """The buffers hold what they held."""
+
+        self.CUDAGraph = CUDAGraph
+
+    def graph(self, graph: Any, pool: int | None) -> AbstractContextManager[None]:
+        self.pools.append(pool)
+        graph.own = graph.own if pool is None else pool
+        return nullcontext()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: SimpleNamespace(wait_stream=lambda _: None) if name.endswith("tream") else nullcontext()
+
+    stream = device = staticmethod(lambda _: nullcontext())
+
+
+def test_memory_is_shared_with_recordings_that_are_there_and_with_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After memory ended all recordings went, and what they shared."""
+    memory = Memory()
+    monkeypatch.setattr("zoo.cuda_graphs.torch.cuda", memory)
+    code = code_of(scenes.tiny_painn("Si"))
+    replay = Replay(code, CudaRecorder(torch.device("cpu")))
+    graphs = [build_graph(silicon(size), 4.0) for size in (1, 2, 4)]
+    for graph in graphs[:2]:
+        assert_same(replay(graph), code(graph))
+    assert memory.pools == [None, 1]
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.cuda_graphs._difference", exhausted)
+        with pytest.raises(torch.OutOfMemoryError):
+            replay(graphs[2])
+    assert memory.pools == [None, 1, 1]
+    gc.collect()
+    for graph in graphs[:2]:
+        replay(graph)
+    assert memory.pools == [None, 1, 1, None, 4]
+
+
+def exhausted(*_: object) -> float:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_threads_take_turns() -> None:

@@ -3,7 +3,9 @@
 import copy
 import pickle
 import re
+import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ase.md.verlet import VelocityVerlet
 from click.testing import CliRunner
 from direct_potentials import tiny_painn_dt
 from gemnets import tiny_gemnet
+from torch import Tensor
 
 import zoo
 import zoo.captured as captured
@@ -30,7 +33,9 @@ from zoo.engine import Engine
 from zoo.errors import ConfigError, ZooWarning
 from zoo.execution import Compiled, compiled, warm
 from zoo.files import cache_root
+from zoo.graph import Graph
 from zoo.kernels import PaiNNKernel, compile_kernels
+from zoo.native import keep
 from zoo.neighbors import build_graph
 from zoo.potential import Prediction, given
 from zoo.students import Student, build_student
@@ -123,6 +128,44 @@ def test_code_that_disagrees_is_not_used_and_the_verdict_is_kept(folder: Path, m
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("part", range(3))
+def test_energies_forces_and_stress_have_to_agree(folder: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = PaiNNKernel.__call__
+
+    def doubled(self: PaiNNKernel, graph: Graph) -> list[Tensor]:
+        return [value * (2 if index == part else 1) for index, value in enumerate(run(self, graph))]
+
+    monkeypatch.setattr(PaiNNKernel, "__call__", doubled)
+    with pytest.warns(ZooWarning, match="compiled code differs by .* from PyTorch; PyTorch does the same"):
+        assert not read(folder).compiled
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_molecule_has_no_virial_to_agree_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = scenes.tiny_painn("Si", "O").requires_grad_(False)
+    code = compiled(potential, True, [scenes.molecule((14, 8)), scenes.crystal((14, 8))])
+    assert code is not None
+    assert execution.try_out(code, [scenes.molecule((14, 8))]).virial_meV == 0
+    run = PaiNNKernel.__call__
+    monkeypatch.setattr(PaiNNKernel, "__call__", lambda self, graph: (*run(self, graph)[:2], run(self, graph)[2] + 1))
+    found = execution.try_out(code, [scenes.molecule((14, 8)), scenes.crystal((14, 8)).repeat((2, 1, 1))])
+    assert found.virial_meV == pytest.approx(1000 / len(scenes.crystal((14, 8))) / 2)
+    assert not found.agrees
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_code_whose_numbers_are_not_finite_is_not_used(
+    folder: Path, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = PaiNNKernel.__call__
+    monkeypatch.setattr(PaiNNKernel, "__call__", lambda self, graph: [wrong * part for part in run(self, graph)])
+    with pytest.warns(ZooWarning, match="^compiled code gives numbers that are not finite; PyTorch does the same"):
+        engine = read(folder)
+    assert engine.check().passed
+
+
+@pytest.mark.usefixtures("kernels")
 def test_a_verdict_is_asked_for_once_for_each_type(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read(folder, dtype="float64")
     read(folder, dtype="float32")
@@ -139,6 +182,25 @@ def test_a_verdict_is_of_the_whole_potential_and_of_the_code_it_was_passed_on(fo
     nearer.load_state_dict(potential.state_dict())
     keys = {execution._key(one, library) for one in (potential, nearer) for library in ("a", "b")}
     assert len(keys) == 4
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("source", ["kernels/painn.py", "students/painn.py", "captured.py", "execution.py"])
+def test_a_verdict_is_of_the_sources_of_both_sides(folder: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    potential, read_bytes = read(folder, compile=False).potential, Path.read_bytes
+    before = execution._key(potential, "a")
+    assert execution._key(potential, "a") == before
+    changed = Path(execution.__file__).parent / source
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path == changed))
+    assert execution._key(potential, "a") != before
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_verdict_is_of_the_tolerances_it_was_passed_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read(folder).compiled
+    monkeypatch.setattr(execution, "TOLERANCES", dict.fromkeys(execution.TOLERANCES, 1e-30))
+    with pytest.warns(ZooWarning, match="compiled code differs"):
+        assert not read(folder).compiled
 
 
 @pytest.mark.usefixtures("kernels")
@@ -165,6 +227,52 @@ def test_an_engine_that_was_moved_is_asked_as_it_is_now(folder: Path) -> None:
     engine.potential.to(torch.float64)
     assert not engine.compiled
     same(engine, read(folder, dtype="float64", compile=False), folders.cells(1), 1e-5)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_calculator_follows_a_potential_that_was_moved_as_it_is_now(folder: Path) -> None:
+    engine, atoms = read(folder, dtype="float32"), folders.cells(1)[0]
+    atoms.calc = engine.calculator()
+    atoms.get_forces()
+    engine.potential.to(torch.float64)
+    with torch.no_grad():
+        engine.potential.readout[0].weight.mul_(1.5)
+    atoms.rattle(0.01, seed=5)
+    (expected,) = engine.predict(atoms)
+    assert atoms.calc.neighbors.searches == 1
+    assert np.allclose(atoms.get_forces(), given(expected.forces), rtol=0, atol=1e-12)
+    assert np.allclose(atoms.get_stress(voigt=False), given(expected.stress), rtol=0, atol=1e-12)
+    assert atoms.calc.neighbors.searches == 1
+    atoms.positions += 0.4
+    assert np.allclose(atoms.get_forces(), given(engine.predict(atoms)[0].forces), rtol=0, atol=1e-12)
+    assert atoms.calc.neighbors.searches == 2
+
+
+def once_more(function: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    """A plain call in the place of a CUDA graph."""
+    answer = function()
+    return lambda: answer.copy_(function()), answer
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_all_code_is_asked_with_edges_that_were_measured_in_float64(
+    folder: Path, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far from the origin float32 has too few digits for the differences of positions."""
+    engine, atoms = read(folder, dtype="float32"), folders.cells(1)[0]
+    expected = read(folder, dtype="float64").predict(atoms)[0].forces
+    plain = uncompiled(engine.potential)
+    engine._compiled = Compiled(Replay(plain, once_more) if recorded else plain, engine.potential)
+    atoms.positions += 1e4
+    assert np.allclose(engine.predict(atoms)[0].forces, expected, rtol=0, atol=1e-5)
+    atoms.calc = engine.calculator()
+    assert np.allclose(atoms.get_forces(), expected, rtol=0, atol=1e-5)
+    asked, predict = [], Compiled.predict
+    monkeypatch.setattr(
+        Compiled, "predict", lambda self, graph, **more: (asked.append(graph.positions.dtype), predict(self, graph))[1]
+    )
+    assert engine.check().passed
+    assert asked == [torch.float64]
 
 
 def test_without_a_compiler_pytorch_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +319,45 @@ def test_an_engine_and_its_calculator_can_be_copied_and_sent(folder: Path) -> No
     again = copy.deepcopy(atoms)
     again.calc.reset()
     assert np.array_equal(again.get_forces(), expected)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_calculator_can_be_sent_to_where_nothing_can_be_compiled(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atoms = folders.cells(1)[0]
+    atoms.calc = read(folder, dtype="float64").calculator()
+    expected, sent = atoms.get_forces(), pickle.dumps(atoms.calc)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(build, "_loaded", {})
+    atoms.calc = pickle.loads(sent)
+    atoms.calc.reset()
+    monkeypatch.setattr(PaiNNKernel, "__call__", lambda *_: pytest.fail("there is none"))
+    assert np.allclose(atoms.get_forces(), expected, rtol=0, atol=1e-12)
+    atoms.rattle(0.001, seed=1)
+    assert not np.allclose(atoms.get_forces(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_library_that_others_can_write_to_is_built_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cache that was copied there, one process after another."""
+    shutil.copytree(cache_root(), tmp_path / "cache")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "_loaded", {})
+    (path,) = tmp_path.rglob("*.so")
+    built: list[Path] = []
+    monkeypatch.setattr(build, "_build", lambda _, place: (built.append(place), keep(content, place, ".so", "it"))[1])
+    content = path.read_bytes()
+    assert read(folder).compiled
+    path.chmod(0o664)
+    assert (read(folder).compiled, len(built)) == (True, 0), "opened already"
+    build._loaded.clear()
+    assert (read(folder).compiled, len(built)) == (True, 1)
+    build._loaded.clear()
+    assert (read(folder).compiled, len(built)) == (True, 1), "what was built is safe"
 
 
 @pytest.mark.usefixtures("kernels")

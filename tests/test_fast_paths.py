@@ -75,6 +75,32 @@ def test_a_path_that_is_off_is_beyond_its_bound(monkeypatch: pytest.MonkeyPatch)
     assert [row.way for row in rows if not row.good] == ["compiled, float64"]
 
 
+def test_a_drift_and_its_error_are_those_of_the_numbers() -> None:
+    """Of noise that is independent, a slope errs as the textbook says: by σ √12 / (T √n)."""
+    draw = np.random.default_rng(0)
+    times = np.linspace(0, 100, 90_000)
+    many = [check.slopes(times, 0.3 * times + 2 * draw.normal(size=times.size)) for _ in range(40)]
+    drifts, errors = np.array([drift for drift, _ in many]).T
+    expected = 2 * 12**0.5 / (90 * 81_000**0.5)
+    assert abs(drifts.mean() - 0.3) < 4 * expected / 40**0.5
+    assert drifts.std() == pytest.approx(expected, rel=0.4)
+    assert errors.mean() == pytest.approx(expected, rel=0.2)
+    assert np.mean([swing for _, (swing, _) in many]) == pytest.approx(2, rel=0.01)
+
+
+def test_energies_that_are_kept_otherwise_are_faults() -> None:
+    drift, swing = (1e-6, 2e-6), (0.008, 2e-4)
+    runs = [check.Kept(way, 100, 1.0, drift, swing, 300) for way in check.DYNAMICS]
+    shorter = [check.Kept(runs[0].way, 10, step, drift, (0.008 * step**2, 1e-4), 300) for step in (2.0, 0.5, 1.0)]
+    assert check.dynamics_faults(runs, shorter) == []
+    for change in ({"drift": (2e-5, 2e-6)}, {"swing": (0.01, 2e-4)}, {"drift": (np.nan, 2e-6)}):
+        (fault,) = check.dynamics_faults([replace(runs[0], **change), *runs[1:]], shorter)
+        assert fault == "the energy of compiled, float32 is not kept as PyTorch in float64 keeps it"
+    linear = [replace(run, swing=(0.008 * run.timestep, 1e-4)) for run in shorter]
+    (fault,) = check.dynamics_faults(runs, linear)
+    assert "does not swing with the square of the time step" in fault
+
+
 # --- inputs at the edge -----------------------------------------------------------------------------
 
 

@@ -40,6 +40,12 @@ def stating(**info: object) -> Atoms:
         ({"charge": np.int64(-2)}, "a charge of -2 e"),
         ({"total_charge": 1.0}, r"a charge of \+1 e"),
         ({"charge": 0, "spin": 3}, "the spin multiplicity 3"),
+        ({"multiplicity": 2}, "the spin multiplicity 2"),
+        ({"charge": "+1"}, r"a charge of \+1 e"),
+        ({"charge": np.array([-1.0])}, "a charge of -1 e"),
+        ({"charge": "cation"}, "charge='cation', which is no number"),
+        ({"charge": True}, "charge=True, which is no number"),
+        ({"total_charge": np.nan}, "total_charge=nan, which is no number"),
     ],
 )
 def test_a_charge_or_a_spin_that_is_stated_is_refused_and_named(info: dict[str, object], told: str) -> None:
@@ -54,9 +60,9 @@ def test_a_charge_or_a_spin_that_is_stated_is_refused_and_named(info: dict[str, 
         {"charge": 0},
         {"charge": 0, "spin": 1},
         {"spin": 0},
-        {"charge": "cation"},
         {"charge": None},
-        {"charge": True},
+        {"charge": "0"},
+        {"charge": np.array(0)},
     ],
 )
 def test_what_states_no_charge_is_neutral(info: dict[str, object]) -> None:
@@ -86,7 +92,7 @@ def test_an_error_ends_with_who_helps() -> None:
     assert with_help(error, bulk("Si"), None) is error
     assert str(with_help(error, bulk("Si"), lambda atoms: ["a/b"])) == "it is wrong; ask anyway; a/b covers it"
     assert str(with_help(error, bulk("Si"), lambda atoms: ["a/b", "c/d"])).endswith("; a/b and c/d cover it")
-    assert str(with_help(error, bulk("Si"), lambda atoms: [])).endswith("; no engine of the catalogue covers it")
+    assert str(with_help(error, bulk("Si"), lambda atoms: [])).endswith("; no engine that is known here covers it")
 
 
 def test_every_teacher_of_the_catalogue_says_whether_it_is_of_crystals() -> None:
@@ -159,7 +165,7 @@ def outside() -> dict[str, tuple[Atoms, str]]:
         "periodicity": (molecule("SiH4")[:1], "; gfn2-xtb/teacher covers it"),
         "density": (bulk("Si", "diamond", a=7.0), teachers),
         "distance": (near, teachers),
-        "charge": (stating(charge=1), "; no engine of the catalogue covers it"),
+        "charge": (stating(charge=1), "; no engine that is known here covers it"),
     }
 
 
@@ -176,6 +182,11 @@ def test_every_error_of_a_loaded_engine_names_who_covers_the_structure(case: str
     with pytest.raises(DomainError) as error:
         moved.get_forces()
     assert str(error.value).endswith(told)
+
+
+def test_a_teacher_is_of_neutral_structures() -> None:
+    with pytest.raises(DomainError, match=r"states a charge of \+3 e where 0 e is expected, which stillinger-weber"):
+        load("stillinger-weber/teacher").predict(stating(charge=3))
 
 
 def test_a_teacher_names_others_too() -> None:

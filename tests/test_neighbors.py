@@ -165,8 +165,12 @@ def test_periodic_directions_that_are_parallel_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("distance", [1e6, 1e9, 1e300])
 def test_atoms_beyond_all_reason_are_refused(distance: float) -> None:
-    with pytest.raises(StructureError):
-        check_structure(_at([[0, 0, 0], [distance, 0, 0]]))
+    for periodic in (False, True):
+        atoms = _at([[0, 0, 0], [distance, 0, 0]])
+        atoms.set_cell([5.0] * 3)
+        atoms.pbc = periodic
+        with pytest.raises(StructureError, match="Å apart"):
+            check_structure(atoms)
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES)))

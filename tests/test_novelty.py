@@ -1,6 +1,7 @@
 """How new something is: the Gaussians of what was learned, errors that go with distances, and what a folder keeps."""
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from zoo.engine import Engine
 from zoo.errors import CapabilityError, ConfigError, DomainError, IntegrityError, LabelError
 from zoo.evaluate.novelty import novelty_figures
 from zoo.evaluate.report import OLDER, NoveltyFigures, Report, table
+from zoo.neighbors import build_graph
 from zoo.novelty import (
     Described,
     Novelty,
@@ -32,6 +34,7 @@ from zoo.novelty import (
     calibrate,
     describe,
     fit,
+    fit_structures,
     force_errors,
     novelty_layout,
     rank_correlation,
@@ -122,6 +125,17 @@ def test_scales_are_those_that_errors_were_drawn_with_and_a_rare_element_has_tha
         calibrate(gaussians, told, np.full((4000, 3), np.nan))
 
 
+def test_an_atom_at_a_distance_of_zero_does_not_destroy_the_scale() -> None:
+    train = drawn(200, SILICON)
+    gaussians = fit(train, [SILICON])
+    told = replace(train, forces=torch.full((200, 3), 0.1, dtype=torch.float64))
+    truth = np.zeros((200, 3))
+    expected = calibrate(gaussians, told, truth)
+    told.features[0] = gaussians.means[0].double()
+    assert gaussians.distances(told.features, told.numbers)[0] == 0
+    np.testing.assert_allclose(calibrate(gaussians, told, truth), expected, rtol=0.1)
+
+
 def test_an_error_is_the_length_of_a_difference_in_mev() -> None:
     told = described(np.zeros((2, 1)), np.array([SILICON] * 2), np.array([[0.3, 0.4, 0.0], [0.0, 0.0, 0.0]]))
     np.testing.assert_allclose(force_errors(told, np.array([[0.0, 0.0, 0.0], [0.0, 0.0, -0.01]])), [500.0, 10.0])
@@ -140,6 +154,20 @@ def test_the_rank_correlation_is_that_of_spearman() -> None:
     second = np.exp(first) + random.normal(size=200)
     assert rank_correlation(first, second) == pytest.approx(spearmanr(first, second)[0], abs=1e-12)
     assert rank_correlation(first, -first) == pytest.approx(-1.0)
+    tied = np.round(second)
+    assert len(np.unique(tied)) < 20
+    assert rank_correlation(first, tied) == pytest.approx(spearmanr(first, tied)[0], abs=1e-12)
+
+
+def test_of_equal_values_there_is_no_rank_correlation_and_the_figures_say_so() -> None:
+    expected, errors = np.full(12, 3.0), np.arange(12.0)
+    assert rank_correlation(expected, errors) is None
+    assert rank_correlation(errors, expected) is None
+    figures = novelty_figures(expected, errors, 9.5, structures=4)
+    assert figures.rank_correlation is None
+    report = report_with(figures, None)
+    for text in (table(report), render_card(example_context(report=report))):
+        assert "is not defined, and" in " ".join(text.split())
 
 
 def test_figures_count_what_is_within_twice_and_leave_out_what_nobody_knows() -> None:
@@ -170,13 +198,41 @@ def test_many_structures_say_what_each_says_alone(monkeypatch: pytest.MonkeyPatc
     structures = [*folders.cells(3), *folders.cells(2, size=2), *folders.cells(1)]
     student, model = model_of(folders.cells(20))
     whole = model.of(student, structures)
-    monkeypatch.setattr(novelty_module, "_ATOMS_AT_ONCE", 20)
-    assert [len(batch) for batch in novelty_module._batches(structures)] == [2, 1, 1, 1, 1]
+    graphs = [build_graph(atoms, student.cutoff) for atoms in structures]
+    small, large = (graphs[at].num_atoms + graphs[at].num_edges for at in (0, 3))
+    monkeypatch.setattr(novelty_module, "_AT_ONCE", max(large, 2 * small) + 2)
+    assert 16 * 6 < novelty_module._AT_ONCE < large + small  # by atoms alone, all would be one
+    assert [len(batch) for batch in novelty_module._batches(student, structures)] == [2, 1, 1, 1, 1]
     assert [len(one.atoms_meV_A) for one in whole] == [len(atoms) for atoms in structures]
     for atoms, one, cut in zip(structures, whole, model.of(student, structures), strict=True):
         np.testing.assert_allclose(one.atoms_meV_A, cut.atoms_meV_A, rtol=1e-9)
         np.testing.assert_allclose(one.atoms_meV_A, model.of(student, [atoms])[0].atoms_meV_A, rtol=1e-9)
     assert model.of(student, []) == []
+
+
+def test_a_fit_pass_by_pass_is_that_of_all_atoms_and_holds_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = scenes.tiny_painn("Si", "C", "O")
+    structures = folders.cells(8)
+    for seed, atoms in enumerate(structures[1:]):
+        atoms.numbers[: seed + 1] = CARBON
+    whole = fit(describe(student, structures), student.elements)
+    passes, held = [], []
+
+    def watched(**parts):
+        held.append(sum(one() is not None for one in passes))
+        found = Described(**parts)
+        passes.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(novelty_module, "_AT_ONCE", 200)
+    monkeypatch.setattr(novelty_module, "Described", watched)
+    found = fit_structures(student, structures)
+    assert len(passes) > 4
+    assert max(held) <= 1
+    assert found.elements == whole.elements
+    torch.testing.assert_close(found.atoms, whole.atoms, rtol=0, atol=0)
+    torch.testing.assert_close(found.means, whole.means)
+    torch.testing.assert_close(found.factors, whole.factors, rtol=1e-4, atol=1e-4)
 
 
 def test_the_score_of_an_atom_follows_it_and_no_rotation_changes_it() -> None:
@@ -216,6 +272,13 @@ def test_the_newest_atom_is_named_and_only_what_is_beyond_is_called_so() -> None
     assert not within.beyond
     assert "within the 20" in str(within)
     assert Novelty(np.array([np.nan]), threshold_meV_A=20.0).beyond
+
+
+def test_of_two_the_newer_is_known_and_what_is_not_a_number_is_newer_than_all() -> None:
+    old, new, infinite, broken = (Novelty(np.array([0.0, at]), 20.0) for at in (1.0, 2.0, np.inf, np.nan))
+    order = [old, new, infinite, broken]
+    newer = [[one.newer_than(other) for other in order] for one in order]
+    assert newer == [[row > column for column in range(4)] for row in range(4)]
 
 
 def test_what_gives_no_features_and_elements_without_parameters_are_refused() -> None:
@@ -317,10 +380,12 @@ def test_a_report_has_novelty_or_the_reason_why_not_and_older_ones_read() -> Non
 def test_the_table_and_the_card_say_what_it_is_worth_or_that_there_is_none() -> None:
     told, without = report_with(FIGURES, None), report_with(None, "PaiNN gives no node features")
     assert "the rank correlation of expected and true errors of forces is 0.75" in " ".join(table(told).split())
+    assert "their root mean square is 368.0 meV/Å, where 287.0 was expected" in " ".join(table(told).split())
     assert "nothing tells (PaiNN gives no node features)" in " ".join(table(without).split())
     assert "ovelty" not in table(example_report())
     card = " ".join(render_card(example_context(report=told)).split())
     assert "the rank correlation with the true errors of 480 atoms is 0.75, and 94 % of these are within" in card
+    assert "their root mean square is 368.0 meV/Å, where 287.0 was expected." in card
     assert "| novelty, tested up to | 851.0 meV/Å |" in card
     bare = " ".join(render_card(example_context(report=without)).split())
     assert "It has no novelty score" in bare

@@ -12,10 +12,11 @@ from ase import Atoms
 from direct_potentials import tiny_painn_dt
 from gemnets import tiny_gemnet
 from test_differences import _silicon
+from test_gemnet_oc import golden_atoms, golden_tiny, with_memory
 
 from zoo import packing, second_order
 from zoo.engine import Engine, Provenance
-from zoo.errors import ConfigError, DomainError, OutOfMemoryError
+from zoo.errors import ConfigError, DivergedError, DomainError, OutOfMemoryError
 from zoo.graph import Graph
 from zoo.potential import Potential, Prediction
 from zoo.teachers.stillinger_weber import StillingerWeber
@@ -39,6 +40,13 @@ POTENTIALS: dict[str, Callable[[], Potential]] = {
     "forward mode": Forward,
     "differences": _silicon,
 }
+
+
+class Broken(Forward):
+    """Whose own Hessian is not finite."""
+
+    def hessian(self, graph: Graph, rows: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.nan * super().hessian(graph, rows)
 
 
 def engine_of(potential: Potential) -> Engine:
@@ -147,6 +155,27 @@ def test_a_hessian_that_no_memory_holds_is_refused_before_it_is_begun(monkeypatc
     with pytest.raises(OutOfMemoryError, match=r"Hessians of 0\.0 GiB, .* ask for some rows= at a time"):
         engine.hessian(SCENES[1])
     assert engine.hessian(SCENES[1], rows=[3, 4]).shape == (2, 12)
+
+
+def test_products_of_many_large_networks_in_forward_mode_are_those_of_each() -> None:
+    engine = engine_of(with_memory(golden_tiny("gradient"), 0.0))
+    atoms = golden_atoms("ethanol")
+    vectors = np.random.default_rng(0).normal(size=(9, 3))
+    wanted = engine.hvp(atoms, vectors)
+    for found in engine.hvp([atoms] * 3, (vectors for _ in range(3))):
+        close(found, wanted)
+
+
+def test_second_derivatives_that_are_not_finite_are_an_error_that_names_the_structure() -> None:
+    student = scenes.tiny_painn("Si")
+    engine, atoms = engine_of(student), SCENES[1]
+    student.readout[2].weight.data.fill_(torch.nan)
+    with pytest.raises(DivergedError, match="second derivatives of Si4 are not finite"):
+        engine.hessian(atoms)
+    with pytest.raises(DivergedError, match=r"structures\[1\] of 2: second derivatives"):
+        engine.hvp(iter([SCENES[2], atoms]), [np.ones((1, 3)), np.ones((4, 3))])
+    with pytest.raises(DivergedError, match="not finite"):
+        engine_of(Broken()).hessian(atoms)
 
 
 def test_what_does_not_fit_at_once_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,23 @@ def test_making_ready_is_not_timed() -> None:
     assert time_in_turns({"one": ready}, repeats=2)["one"].high_ms < 50
 
 
+def test_what_fails_on_the_way_has_no_time_and_the_others_go_on_where_that_is_excused() -> None:
+    count, noted = iter(range(100)), []
+
+    def late() -> None:
+        if next(count) == 3:
+            raise ValueError("moved too far")
+
+    calls = {"late": lambda: late, "whole": lambda: lambda: None}
+    found = time_in_turns(calls, repeats=BLOCK + 1, excused=lambda *what: noted.append(what) is None)
+    assert list(found) == ["whole"]
+    assert found["whole"].repeats == BLOCK + 1
+    assert [(name, str(error)) for name, error in noted] == [("late", "moved too far")]
+    count = iter(range(100))
+    with pytest.raises(ValueError, match="moved too far"):
+        time_in_turns(calls, repeats=BLOCK, excused=lambda *_: False)
+
+
 def test_threads_are_given_back_after_an_error() -> None:
     before = torch.get_num_threads()
     with pytest.raises(AttributeError):

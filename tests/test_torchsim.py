@@ -10,7 +10,7 @@ import pytest
 import structures as scenes
 import torch
 from ase import Atoms, units
-from ase.build import bulk
+from ase.build import bulk, diamond100
 from ase.md.verlet import VelocityVerlet
 from gemnets import tiny_gemnet
 
@@ -24,13 +24,16 @@ from zoo.teachers import load_teacher
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TorchSim compiles by what PyTorch calls deprecated
     ts = pytest.importorskip("torch_sim", reason="TorchSim is not installed: pip install torch-sim-atomistic")
+    from torch_sim import neighbors
     from torch_sim.models.interface import validate_model_outputs
 
+    import zoo.torchsim
     from zoo.torchsim import TorchSimModel, _Frame, edges_of_all
 
 pytestmark = pytest.mark.torchsim
 
 OLD = not hasattr(ts, "Integrator")  # before 0.4
+AT_ONCE = hasattr(neighbors, "torchsim_nl")  # lists for many systems, since 0.5
 FS = 1e-3  # ps, TorchSim's unit of time
 DOUBLE = torch.float64
 
@@ -49,6 +52,14 @@ def skewed() -> Atoms:
 
 def state_of(*structures: Atoms, dtype: torch.dtype = DOUBLE):
     return ts.io.atoms_to_state(list(structures), torch.device("cpu"), dtype)
+
+
+def as_on_a_gpu(model: TorchSimModel) -> TorchSimModel:
+    """It seeks neighbours by TorchSim's lists."""
+    if not AT_ONCE:
+        pytest.skip("this TorchSim has no lists for many systems")
+    model.seeks_at_once = True
+    return model
 
 
 def by_ase(potential, atoms: Atoms) -> Atoms:
@@ -187,15 +198,17 @@ def test_torchsim_relaxes_cells(potential):
     np.testing.assert_allclose(lengths.numpy(), 5.4309, rtol=1e-3)
 
 
-def test_neighbours_are_kept_while_atoms_move_little_and_nothing_is_lost(potential):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_neighbours_are_kept_while_atoms_move_little_and_nothing_is_lost(at_once, potential):
     state, model = state_of(silicon(), silicon(2, size=2)), TorchSimModel(potential)
+    model = as_on_a_gpu(model) if at_once else model
     generator = torch.Generator().manual_seed(3)
     searches = []
     for step in range(12):
         if step == 9:
             state.cell.mul_(1.01)  # in place
         moves = torch.randn(state.positions.shape, generator=generator, dtype=DOUBLE)
-        state.positions = state.positions + 0.05 * moves
+        state.positions.add_(0.05 * moves)  # in place
         found, fresh = model(state), TorchSimModel(potential)(state)
         for key in found:
             torch.testing.assert_close(found[key], fresh[key], rtol=0, atol=1e-9)
@@ -317,10 +330,37 @@ def test_what_a_potential_lacks_is_said():
         TorchSimModel(scenes.tiny_painn("Si"), skin=0)
 
 
-@pytest.mark.parametrize("structures", [(silicon(), skewed()), (scenes.molecule((14,)),)], ids=["crystals", "molecule"])
-def test_torchsims_lists_find_the_same_edges(structures):
-    if OLD:
-        pytest.skip("TorchSim 0.3 has no lists for many systems")
+def without_rows(*periodic: bool) -> Atoms:
+    """Silicon whose cell has no vectors along the axes that are not periodic."""
+    atoms = silicon()
+    atoms.set_cell(atoms.cell.array * np.array(periodic)[:, None])
+    atoms.pbc = periodic
+    return atoms
+
+
+def in_plane() -> Atoms:
+    """A slab whose third vector, which counts for nothing, lies in its plane."""
+    atoms = without_rows(True, True, False)
+    atoms.cell[2] = atoms.cell[0]
+    return atoms
+
+
+def systems() -> dict[str, tuple[Atoms, ...]]:
+    return {
+        "crystals": (silicon(), skewed()),
+        "molecule": (scenes.molecule((14,)),),
+        "slabs": (diamond100("Si", (2, 2, 4), a=5.43), in_plane(), without_rows(True, True, False)),
+        "wires": (without_rows(False, True, False), without_rows(False, True, False)),
+    }
+
+
+@pytest.mark.skipif(not AT_ONCE, reason="this TorchSim has no lists for many systems")
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("case", list(systems()))
+def test_torchsims_lists_find_the_same_edges(case, large, monkeypatch):
+    structures = systems()[case]
+    if large:
+        monkeypatch.setattr(zoo.torchsim, "_MANY", 0)
     state = state_of(*structures)
     found = edges_of_all(_Frame.of(state), state.positions, 4.0)
     expected = build_graph(list(structures), 4.0)
@@ -329,6 +369,51 @@ def test_torchsims_lists_find_the_same_edges(structures):
     assert edges(found) == edges(expected)
     torch.testing.assert_close(found.cells, expected.cells)
     torch.testing.assert_close(found.periodic, expected.periodic)
+
+
+def test_one_large_system_goes_to_a_cell_list(monkeypatch):
+    if not (AT_ONCE and neighbors.ALCHEMIOPS_AVAILABLE):
+        pytest.skip("this TorchSim has one list for all sizes")
+    asked, seek = [], neighbors.alchemiops_nl_cell_list
+    monkeypatch.setattr(
+        neighbors, "alchemiops_nl_cell_list", lambda *given: asked.append(len(given[0])) or seek(*given)
+    )
+    monkeypatch.setattr(zoo.torchsim, "_MANY", 10)
+    for structures in ((silicon(), silicon(2)), (silicon(), silicon(2, size=2))):  # 8 atoms; 8 and 16
+        state = state_of(*structures)
+        edges_of_all(_Frame.of(state), state.positions, 4.0)
+    assert asked == [24]
+
+
+def test_a_slab_has_the_same_forces_by_torchsims_lists(potential):
+    slab = diamond100("Si", (2, 2, 4), a=5.43)
+    slab.rattle(0.05, seed=1)
+    found = as_on_a_gpu(TorchSimModel(potential))(state_of(slab))
+    np.testing.assert_allclose(found["forces"], by_ase(potential, slab).get_forces(), atol=1e-9)
+
+
+@pytest.mark.parametrize("place", [np.nan, np.inf, 1e12])
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("late", [False, True])
+def test_an_atom_that_is_nowhere_names_its_system_by_torchsims_lists(place, periodic, late, potential):
+    atoms = silicon() if periodic else without_rows(False, False, False)
+    state, model = state_of(atoms, atoms), as_on_a_gpu(TorchSimModel(potential))
+    if late:
+        model(state)
+    state.positions[9, 0] = place
+    reason = "atoms of Si8 are over 100000 Å apart" if place == 1e12 else "position 1 of Si8 is not a finite number"
+    for _ in range(2):
+        with pytest.raises(StructureError, match=f"^system 1: {reason}"):
+            model(state)
+
+
+def test_a_cell_that_is_none_names_its_system_by_torchsims_lists(potential):
+    state, model = state_of(silicon(), silicon(2)), as_on_a_gpu(TorchSimModel(potential))
+    model(state)
+    for row, reason in ((0.0, "is periodic along a, b, c but has no cell there"), (np.nan, "is not a finite number")):
+        state.cell[1, :, 0] = row
+        with pytest.raises(StructureError, match=f"^system 1: .*{reason}"):
+            model(state)
 
 
 def edges(graph) -> list[tuple[int, ...]]:
@@ -352,6 +437,23 @@ def test_compiled_code_answers_for_a_batch(follows, tmp_path):
         for key in right:
             torch.testing.assert_close(found[key], right[key], rtol=1e-9, atol=1e-9)
     assert model.searches == 1
+
+
+@pytest.mark.usefixtures("kernels")
+def test_compiled_code_keeps_its_digits_far_from_the_origin(tmp_path):
+    engine = Engine.read(folders.make_folder(tmp_path / "model"), device="cpu", dtype=torch.float32)
+    model = TorchSimModel(engine.potential, predict=engine._ask)
+    far = silicon()
+    far.positions += 1000
+    here, there = model(state_of(silicon())), model(state_of(far))
+    assert here["forces"].abs().max() > 0.1
+    torch.testing.assert_close(there["forces"], here["forces"], rtol=0, atol=3e-6)
+
+
+def test_the_potential_answers_where_nothing_follows(potential):
+    expected = TorchSimModel(potential)(state_of(silicon()))
+    found = TorchSimModel(potential, follow=lambda graph: None)(state_of(silicon()))
+    torch.testing.assert_close(found["forces"], expected["forces"])
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):

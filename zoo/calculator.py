@@ -17,6 +17,8 @@ from zoo.graph import Graph
 from zoo.neighbors import COINCIDENT, SkinList, within
 from zoo.potential import Potential, Prediction
 
+CHARGES = ("charge", "total_charge")  # keys of atoms.info: a total charge, e
+SPINS = ("spin", "multiplicity")  # likewise: a multiplicity 2S + 1
 _SHOWN = 8  # elements that a message lists before it counts
 
 
@@ -30,11 +32,12 @@ class Follower(Protocol):
 class ZooCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and stress (eV/Å³, Voigt order and sign of ASE) of a potential.
 
-    ``check`` sees each structure with its graph, and raises where it must stop; it looks at elements, cell, periodicity
-    and the shortest distance, and so is asked again only when these have changed, or two atoms are nearer to each other
-    than ``nearest`` (Å), by default than any it let pass. ``predict`` answers in the potential's place, and ``follow``
-    makes from edges what answers while they stay, as compiled code does. Neighbours are kept while atoms move little
-    (``SkinList``). Stress is computed from the first time on that it is asked for.
+    ``check`` sees each structure with its graph, and raises where it must stop; it looks at elements, cell,
+    periodicity, stated charge and spin, and the shortest distance, and so is asked again only when these have changed,
+    or two atoms are nearer to each other than ``nearest`` (Å), by default than any it let pass. ``predict`` answers in
+    the potential's place, of graphs in float64, and ``follow`` makes from edges what answers while they stay, as
+    compiled code does, or None. Neighbours are kept while atoms move little (``SkinList``). Stress is computed from the
+    first time on that it is asked for.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
@@ -47,7 +50,7 @@ class ZooCalculator(Calculator):
         check: Callable[[Atoms, Graph], None] | None = None,
         nearest: float | None = None,
         predict: Callable[..., Prediction] | None = None,
-        follow: Callable[[Graph], Follower] | None = None,
+        follow: Callable[[Graph], Follower | None] | None = None,
     ) -> None:
         super().__init__()
         self.use_cache = False  # ASE's copy of the atoms at each call; one is kept here
@@ -77,7 +80,8 @@ class ZooCalculator(Calculator):
             "cell": last.cell.array == atoms.cell.array,
             "pbc": last.pbc == atoms.pbc,
         }
-        return [name for name, same in pairs.items() if not same.all()]
+        changes = [name for name, same in pairs.items() if not same.all()]
+        return changes if _stated(last) == _stated(atoms) else [*changes, "initial_charges"]
 
     def calculate(
         self,
@@ -100,7 +104,7 @@ class ZooCalculator(Calculator):
         if atoms is not None and self._last is not None and list(changes) == ["positions"]:
             self._last.positions[:] = atoms.positions
         elif atoms is not None and (self._last is None or changes):
-            self._last = atoms.copy()
+            self._last, self._followed = atoms.copy(), None
         assert self._last is not None  # ASE asks about atoms first
         self.atoms = self._last
         return self._last
@@ -132,7 +136,8 @@ class ZooCalculator(Calculator):
         _, shortest = within(self._look(atoms), self.potential.cutoff)
         check_elements(atoms, self.potential)  # after the check, whose error says more
         self._closest = shortest if self.nearest is None else self.nearest
-        self._followed = edges, (self.follow or self._follow_by_filter)(edges)
+        found = None if self.follow is None else self.follow(edges)
+        self._followed = edges, found or self._follow_by_filter(edges)
 
     def _look(self, atoms: Atoms) -> Graph:
         """Lets the atoms pass as they are now, or raises; their graph."""
@@ -148,8 +153,10 @@ class ZooCalculator(Calculator):
         def follower(positions: Tensor, *, stress: bool) -> tuple[Prediction, float]:
             moved = wide.with_geometry(positions.to(wide.positions.device), wide.cells)
             graph, shortest = within(moved, self.potential.cutoff)
-            predict = self.predict or self.potential.predict
-            return predict(graph.to(self.potential.device, self.potential.dtype), stress=stress).cpu(), shortest
+            if self.predict is not None:
+                return self.predict(graph, stress=stress).cpu(), shortest
+            graph = graph.to(self.potential.device, self.potential.dtype)
+            return self.potential.predict(graph, stress=stress).cpu(), shortest
 
         return follower
 
@@ -165,6 +172,15 @@ class ZooCalculator(Calculator):
         return results
 
 
+def _stated(atoms: Atoms) -> tuple[str, ...]:
+    """What is stated of the electrons, to be compared."""
+    told = [atoms.info.get(key) for key in (*CHARGES, *SPINS)] if atoms.info else []
+    partial = atoms.arrays.get("initial_charges")
+    if partial is None and not any(value is not None for value in told):
+        return ()
+    return (*map(repr, told), "" if partial is None else repr(float(partial.sum())))
+
+
 def check_elements(atoms: Atoms, potential: Potential) -> None:
     """Raises DomainError for an element without parameters: ``check_domain=False`` does not help there."""
     unknown = sorted(set(atoms.numbers.tolist()) - set(potential.elements))
@@ -177,8 +193,8 @@ def check_elements(atoms: Atoms, potential: Potential) -> None:
 
 
 def check_finite(prediction: Prediction, atoms: Atoms, *, energies: bool = True) -> None:
-    """Raises DivergedError where forces, or energies that a potential gives, are not numbers."""
-    parts = [prediction.energy if energies else None, prediction.forces]
+    """Raises DivergedError where forces, stress, or energies that a potential gives, are not numbers."""
+    parts = [prediction.energy if energies else None, prediction.forces, prediction.stress]
     if not all(part is None or np.isfinite(part.numpy()).all() for part in parts):
         raise DivergedError(
             f"the energy or a force of {atoms.symbols} is not finite; "

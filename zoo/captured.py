@@ -8,11 +8,14 @@ edges that share an atom, is found before it by the student itself.
 
 import hashlib
 import os
+import shlex
+import shutil
 import sys
 import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,10 +28,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zoo.capture import ONE_THREAD, capture
-from zoo.errors import CapabilityError
+from zoo.errors import CapabilityError, ZooWarning
 from zoo.files import alone_in, cache_root
 from zoo.graph import Graph
-from zoo.native import keep, processor, whole_files
+from zoo.memory import is_out_of_memory
+from zoo.native import discard, find_compiler, keep, make_folder, processor, read_sources, whole_files
 from zoo.ops import scatter_sum
 from zoo.potential import Potential
 from zoo.students import GemNetT, PaiNN, PaiNNDT, Student
@@ -44,7 +48,20 @@ _FEWEST = 2  # atoms, edges, and edges of an atom: fewer would be another graph
 _ATOMS, _EDGES, _WIDTH = 211, 5904, 43
 _SOURCES = ("capture.py", "captured.py", "graph.py", "ops.py", "rows.py", "students/*.py", "version.py")
 _turn = threading.Lock()
-_opened: dict[tuple[Path, torch.device], tuple[Run, Path]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Package:
+    """A file of compiled code that was opened; with the last that holds it, it goes from memory."""
+
+    run: Run
+    path: Path
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        return self.run(inputs)
+
+
+_opened: weakref.WeakValueDictionary[tuple[Path, torch.device], _Package] = weakref.WeakValueDictionary()
 
 
 class StudentCode:
@@ -74,14 +91,30 @@ class StudentCode:
         return energies[:atoms], forces[:atoms], (virial + virial.transpose(1, 2)) / 2
 
     def _answer(self, inputs: list[Tensor]) -> list[Tensor]:
-        """PyTorch's where compiled code cannot answer: without edges, with too many, and where it fails, of which
-        PyTorch then says the cause, such as too little memory."""
+        """PyTorch's where compiled code cannot answer: without edges, with too many, and from the first failure on.
+
+        A failure that PyTorch has too, such as too little memory, is the caller's, with PyTorch's words for it.
+        """
         if len(inputs[1]) < _FEWEST or max(len(part) for part in inputs) > self._most:
             return respond(self.student, inputs)
         try:
             return self.run(inputs)
-        except RuntimeError:
-            return respond(self.student, inputs)
+        except RuntimeError as error:
+            if self.path is None or is_out_of_memory(error):
+                raise
+            answer = respond(self.student, inputs)
+            self._give_up(error)
+            return answer
+
+    def _give_up(self, error: Exception) -> None:
+        self.run, self.path = partial(respond, self.student), None
+        lines = str(error).strip().splitlines() or [""]
+        warnings.warn(
+            f"compiled code of {type(self.student).__name__} failed ({lines[0][:200]}); from now on PyTorch does the "
+            "same, several times slower (compile=False, or ZOO_COMPILE=never, asks no more)",
+            ZooWarning,
+            stacklevel=5,
+        )
 
 
 def uncompiled(student: Student) -> StudentCode:
@@ -120,14 +153,19 @@ def compiled_student(potential: Potential, *, build: bool) -> StudentCode | None
         )
     student = cast(Student, potential)
     folder = cache_root() / "captured" / _key(student)
-    with _turn:
-        opened = _opened.get((folder, student.device)) or _open_kept(student, folder)
-        if opened is None and build:
-            opened = _build(student, folder)
-        if opened is None:
-            return None
-        _opened[folder, student.device] = opened
-        return StudentCode(student, *opened)
+    try:
+        with _turn:
+            opened = _opened.get((folder, student.device)) or _open_kept(student, folder)
+            if opened is None and build:
+                opened = _build(student, folder)
+            if opened is None:
+                return None
+            _opened[folder, student.device] = opened
+    except OSError as error:
+        raise CapabilityError(
+            f"compiled code cannot be kept in {folder} ({error.strerror}); let PyTorch run it"
+        ) from error
+    return StudentCode(student, opened, opened.path)
 
 
 # --- what is captured -----------------------------------------------------------------------------
@@ -278,10 +316,10 @@ def _compile(student: Student) -> bytes:
 
     inputs = _example(student)
     options: dict[str, Any] = dict(ONE_THREAD) if student.device.type == "cpu" else {}
-    if compiler := os.environ.get("CXX"):
-        options["cpp.cxx"] = (None, compiler)
     with tempfile.TemporaryDirectory() as place, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
+        if os.environ.get("CXX") or not shutil.which("g++"):  # which is what PyTorch knows best
+            options["cpp.cxx"] = (None, _in_one_word(find_compiler(), Path(place)))
         program = torch.export.export(
             captured(student, inputs), tuple(inputs), dynamic_shapes=_sizes(inputs, most_rows(student)), strict=False
         )
@@ -289,7 +327,18 @@ def _compile(student: Student) -> bytes:
         return Path(path).read_bytes()
 
 
-def _build(student: Student, folder: Path) -> tuple[Run, Path]:
+def _in_one_word(compiler: list[str], folder: Path) -> str:
+    """A compiler's command as PyTorch takes it, which also reads from the name of whose make it is."""
+    if len(compiler) == 1:
+        return compiler[0]
+    kind = "clang++" if any("clang" in word for word in compiler) else "g++"
+    path = folder / kind
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(compiler)} "$@"\n')
+    path.chmod(0o700)
+    return str(path)
+
+
+def _build(student: Student, folder: Path) -> _Package:
     """Compiles, says what is waited for, and keeps it; or opens what another process made meanwhile."""
     title = f"{type(student).__name__} in {str(student.dtype).removeprefix('torch.')} on {student.device.type}"
     with _alone(folder):
@@ -299,6 +348,8 @@ def _build(student: Student, folder: Path) -> tuple[Run, Path]:
         start = time.perf_counter()
         try:
             content = _compile(student)
+        except CapabilityError:
+            raise
         except Exception as error:  # whatever a compiler raises
             lines = str(error).strip().splitlines() or [""]
             raise CapabilityError(
@@ -307,18 +358,18 @@ def _build(student: Student, folder: Path) -> tuple[Run, Path]:
         path = keep(content, folder, _SUFFIX, "compiled code")
         tqdm.write(f"zoo: compiled {title} in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     try:
-        return _open(student, path), path
+        return _Package(_open(student, path), path)
     except RuntimeError as error:
         raise CapabilityError(f"compiled code of {title} cannot be opened ({error}); let PyTorch run it") from error
 
 
-def _open_kept(student: Student, folder: Path) -> tuple[Run, Path] | None:
+def _open_kept(student: Student, folder: Path) -> _Package | None:
     """Code of the cache."""
     for path in whole_files(folder, _SUFFIX):
         try:
-            return _open(student, path), path
+            return _Package(_open(student, path), path)
         except RuntimeError:
-            path.unlink(missing_ok=True)
+            discard(path)
     return None
 
 
@@ -339,7 +390,7 @@ def _open(student: Student, path: Path) -> Run:
 def _alone(folder: Path) -> Iterator[None]:
     """While no other process compiles the same; where the cache cannot be written to, each does."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError:
         yield
         return
@@ -352,9 +403,8 @@ def _key(student: Student) -> str:
     device = torch.cuda.get_device_name(student.device) if student.device.type == "cuda" else processor()
     told = f"{type(student).__name__} {student.config.model_dump_json()} {student.device.type} {device}"
     content = hashlib.sha256(f"{told} {torch.__version__} {ONE_THREAD}".encode())
-    for pattern in _SOURCES:
-        for path in sorted(Path(__file__).parent.glob(pattern)):
-            content.update(path.read_bytes())
+    for source in read_sources(*_SOURCES):
+        content.update(source)
     for name, tensor in sorted(_state(student).items()):
         content.update(f"{name} {tensor.dtype}".encode())
         content.update(tensor.detach().cpu().contiguous().numpy().tobytes())

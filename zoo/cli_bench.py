@@ -1,5 +1,6 @@
 """``zoo bench``: how fast an engine is, beside others."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 from zoo.bench import Report, Settings, bench, peer_names
 from zoo.bench.report import text, write_figure, write_json
 from zoo.cli_options import device_options, hub_options, read_structures
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, MissingPackageError
 
 _WIDTH = 100  # columns
 _PRINT = Path("-")
@@ -101,8 +102,10 @@ def bench_command(
     zoo bench sevennet-0/silicon-student --against peers --figure speed.png
     """
     settings = Settings(**options)
-    for path, suffix in ((json_file, ".json"), (figure, ".png")):
-        _check(path, suffix)
+    _check(None if json_file == _PRINT else json_file, ".json")
+    _check(figure, ".png")
+    if figure is not None and importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackageError("figures need matplotlib; run: pip install matplotlib")
     atoms = None if structure is None else read_structures(structure, "-1:")[0]
     report = bench(
         name,
@@ -121,7 +124,7 @@ def bench_command(
 
 def _check(path: Path | None, suffix: str) -> None:
     """Before anything is measured. Raises ConfigError for a file that cannot be written."""
-    if path is None or path == _PRINT:
+    if path is None:
         return
     if path.suffix != suffix or path.is_dir():
         raise ConfigError(f"{path} is to be a file that ends with {suffix}; name it {path.with_suffix(suffix).name}")

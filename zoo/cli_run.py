@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -12,12 +13,13 @@ from typing import Any, Self, TextIO, get_args
 import ase.io
 import click
 from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian
 from ase.io.trajectory import TrajectoryWriter
 from tqdm import tqdm
 
 from zoo.cli_options import device_options, engine_options, hub_options, json_option, read_structures
 from zoo.engine import Engine
-from zoo.errors import CapabilityError, ConfigError, DivergedError, StructureError, ZooError
+from zoo.errors import CapabilityError, ConfigError, ZooError, ZooWarning
 from zoo.execution import warm
 from zoo.load import load
 from zoo.md import Sample, Settings, check_output, energy_drift, run_dynamics
@@ -116,7 +118,8 @@ def md_command(
 ) -> None:
     """Run molecular dynamics with engine NAME.
 
-    The last line says how new the newest atom of the printed steps was to the engine, where its folder tells that.
+    The last line says how new the newest atom of the printed steps was to the engine, and at which step, where its
+    folder tells that, also of a run that cannot go on.
     NAME is FAMILY/ENGINE or a model folder (./folder). STRUCTURE is a file in any format that ASE reads; of many
     structures in it the last is taken, with its velocities where it has some, so that the trajectory of a run can be
     gone on with.
@@ -132,28 +135,42 @@ def md_command(
     if not engine.potential.traits.energies:
         raise CapabilityError(f"{name} gives forces alone, and zoo md prints energies; drive it with ASE from Python")
     (atoms,) = read_structures(structure, "-1:")
-    newest: list[Novelty] = []
+    newest = _Newest()
 
     def say(sample: Sample) -> None:
         tqdm.write(_line(sample, engine))
         if engine.tells_novelty:
-            newest.extend(engine.novelty(atoms))
+            newest.see(sample.step, *engine.novelty(atoms))
 
-    with tqdm(total=settings.steps, desc="dynamics", unit="step", delay=2, disable=None) as bar:
-        samples = run_dynamics(
-            atoms,
-            engine.calculator(),
-            settings,
-            trajectory=output,
-            overwrite=overwrite,
-            on_sample=say,
-            on_step=lambda step: bar.update(step - bar.n),
-        )
-    drift = energy_drift(samples, len(atoms))
-    if drift is not None and settings.ensemble == "nve":
-        click.echo(f"\ndrift of the total energy: {drift:.4f} meV/atom/ps")
-    if newest:
-        click.echo(f"\nof all that was printed, {max(newest, key=lambda one: one.largest)}")
+    try:
+        with tqdm(total=settings.steps, desc="dynamics", unit="step", delay=2, disable=None) as bar:
+            samples = run_dynamics(
+                atoms,
+                engine.calculator(),
+                settings,
+                trajectory=output,
+                overwrite=overwrite,
+                on_sample=say,
+                on_step=lambda step: bar.update(step - bar.n),
+            )
+        drift = energy_drift(samples, len(atoms))
+        if drift is not None and settings.ensemble == "nve":
+            click.echo(f"\ndrift of the total energy: {drift:.4f} meV/atom/ps")
+    finally:
+        if newest.found is not None:
+            step, novelty = newest.found
+            click.echo(f"\nof all that was printed, at step {step} {novelty}")
+
+
+class _Newest:
+    """The newest of the structures that were seen, with its step."""
+
+    def __init__(self) -> None:
+        self.found: tuple[int, Novelty] | None = None
+
+    def see(self, step: int, novelty: Novelty) -> None:
+        if self.found is None or novelty.newer_than(self.found[1]):
+            self.found = step, novelty
 
 
 def _line(sample: Sample, engine: Engine) -> str:
@@ -223,8 +240,9 @@ def relax_command(
 
     NAME is FAMILY/ENGINE or a model folder (./folder). FILE is in any format that ASE reads, and may hold many
     structures, which are relaxed one after the other. Constraints in it hold; what --output keeps has energies, forces
-    and the rest of FILE. A structure that is refused is named and left out, one that leaves the domain ends as it last
-    was inside; the others go on. Exits with 1 where one has not converged.
+    and the rest of FILE, but for constraints that its format lacks, which are named. A structure that is refused is
+    named and left out, one that leaves the domain ends as it last was inside; the others go on. Exits with 1 where one
+    has not converged.
 
     \b
     zoo relax sevennet-0/silicon-student si.xyz --cell full --output relaxed.xyz
@@ -232,7 +250,10 @@ def relax_command(
     settings = RelaxSettings(**{key: options.pop(key) for key in _names(RelaxSettings)})
     _check_files({"--output": output, "--trajectory": trajectory}, file, overwrite)
     engine = load(name, check_domain=not no_check_domain, **options)
+    if not engine.potential.traits.energies:
+        raise CapabilityError(f"{name} gives forces alone, and relaxing takes energies; choose an engine with energies")
     structures = read_structures(file)
+    _note_dropped(structures, [path for path in (output, trajectory) if path is not None])
     with ExitStack() as files:
         results, steps = (files.enter_context(_Frames(path)) for path in (output, trajectory))
         say = _quiet if as_json else _said(engine)
@@ -282,13 +303,13 @@ def _relax_each(
     say: Callable[[Row], None],
 ) -> list[Row]:
     """A row a structure, in order; what is wrong with one is said at once, and the others go on."""
-    calculator, rows = engine.calculator(), []
+    rows: list[Row] = []
     for index, atoms in enumerate(tqdm(structures, desc="relaxation", unit="structure", delay=2, disable=None)):
         found: Relaxation | str
         try:
-            found = relax(atoms, calculator, settings, on_step=steps.write)
+            found = relax(atoms, engine.calculator(), settings, on_step=steps.write)
             results.write(found.atoms)
-        except (StructureError, DivergedError) as error:
+        except ZooError as error:
             found = str(error)
         rows.append(_row(index, atoms, found))
         say(rows[-1])
@@ -359,6 +380,16 @@ def _check_files(outputs: dict[str, Path | None], source: Path, overwrite: bool)
         check_output(path, overwrite=overwrite, option=option, suffixes=_FORMATS)
     if len({path.resolve() for path in given.values()}) < len(given):
         raise ConfigError(f"{' and '.join(given)} are the same file; give each a name of its own")
+
+
+def _note_dropped(structures: Sequence[Atoms], outputs: Sequence[Path]) -> None:
+    """Warns once of the constraints that files to write cannot hold: extended XYZ knows atoms that do not move."""
+    files = [str(path) for path in outputs if path.suffix != ".traj"]
+    constraints = [one for atoms in structures for one in atoms.constraints]
+    dropped = {type(one).__name__ for one in constraints if not isinstance(one, FixAtoms | FixCartesian)}
+    if files and dropped:
+        told = f"{', '.join(sorted(dropped))} of the structures hold while they relax"
+        warnings.warn(f"{told}, and {' and '.join(files)} cannot keep them; write .traj", ZooWarning, stacklevel=2)
 
 
 def _check_apart(output: Path, source: Path, option: str) -> None:

@@ -7,6 +7,7 @@ one recording each. While the neighbours of atoms stay, their positions alone ar
 
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool: Any = None
+        self._alive: weakref.WeakSet[Any] = weakref.WeakSet()  # recordings, whose memory goes with the last of them
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         with torch.cuda.device(self.device):
@@ -157,9 +158,10 @@ class CudaRecorder:
                     function()
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            shared = next((other.pool() for other in self._alive), None)
+            with torch.cuda.graph(graph, pool=shared):
                 answer = function()
-            self._pool = graph.pool()
+            self._alive.add(graph)
         return graph.replay, answer
 
 

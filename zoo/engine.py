@@ -20,11 +20,11 @@ from zoo.artifact import (
     read_model_folder,
     read_novelty,
 )
-from zoo.calculator import ZooCalculator, check_elements, elements_text, symbols_of
+from zoo.calculator import Follower, ZooCalculator, check_elements, elements_text, symbols_of
 from zoo.errors import CapabilityError, ConfigError, DomainError
 from zoo.execution import Compile, Compiled, compiled
 from zoo.graph import Graph, collate
-from zoo.guard import Lookup, check_distances, check_frame, domain_text, with_help
+from zoo.guard import Lookup, check_charge, check_distances, check_frame, domain_text, with_help
 from zoo.neighbors import build_graph
 from zoo.novelty import Novelty, NoveltyModel
 from zoo.packing import Item, Need, Packer, Task, divided, item, numbered
@@ -197,12 +197,11 @@ class Engine:
 
     def _running(self) -> dict[str, Any]:
         """What guards the potential and answers in its place, for what runs it."""
-        code = self._compiled if self.compiled else None
         return {
             "check": self.check_domain if self.checks_domain else None,
             "nearest": None if self.domain is None else self.domain.min_distance_A,
             "predict": self._ask,
-            "follow": code.follow if code is not None and code.follows else None,
+            "follow": self._follow if self._compiled is not None and self._compiled.follows else None,
         }
 
     @property
@@ -258,8 +257,9 @@ class Engine:
         """
         if isinstance(atoms, Atoms):
             return self.hvp([atoms], [np.asarray(vectors)])[0]
-        found = self._second_order.products(atoms, one_each(atoms, list(vectors)))
-        return [products.reshape(np.shape(asked)) for products, asked in zip(found, vectors, strict=True)]
+        many, asked = list(atoms), list(vectors)
+        found = self._second_order.products(many, one_each(many, asked))
+        return [products.reshape(np.shape(one)) for products, one in zip(found, asked, strict=True)]
 
     def vibrations(self, atoms: Atoms, *, indices: Sequence[int] | None = None) -> Vibrations:
         """Normal modes of a molecule, or of a crystal at the gamma point; relax the structure before.
@@ -327,8 +327,7 @@ class Engine:
         found = probe_predictions(self.potential, probe.structures, probe.vectors)
         if not self.compiled:
             return found
-        place, real = self.potential.device, self.potential.dtype
-        graph = build_graph(probe.structures, self.potential.cutoff, dtype=real, device=place)
+        graph = build_graph(probe.structures, self.potential.cutoff, dtype=Compiled.takes, device=self.potential.device)
         told = self._ask(graph).cpu().split([len(atoms) for atoms in probe.structures])
         return [
             replace(old, energy=new.energy, forces=given(new.forces).double())
@@ -341,11 +340,13 @@ class Engine:
         ``graph`` are the edges of the same atoms, where the caller has them.
         """
         domain, title = self.domain, self.provenance.title
+        edges = build_graph(atoms, self.potential.cutoff) if graph is None else graph
         try:
             check_elements(atoms, self.potential)
-            if domain is not None:
+            if domain is None:
+                check_charge(atoms, 0, title)
+            else:
                 check_frame(domain, atoms, title)
-                edges = build_graph(atoms, self.potential.cutoff) if graph is None else graph
                 check_distances(domain, atoms, edges, title)
         except DomainError as error:
             raise with_help(error, atoms, self._lookup) from None
@@ -368,7 +369,11 @@ class Engine:
         """Energies, forces and stress, of compiled code where there is some."""
         if self._compiled is not None and self._compiled.fits:
             return self._compiled.predict(graph, stress=stress)
-        return self.potential.predict(graph, stress=stress)
+        return self.potential.predict(graph.to(self.potential.device, self.potential.dtype), stress=stress)
+
+    def _follow(self, edges: Graph) -> Follower | None:
+        """What answers while edges stay; None where no code does."""
+        return self._compiled.follow(edges) if self._compiled is not None and self._compiled.follows else None
 
     @property
     def _code(self) -> str:
@@ -392,7 +397,7 @@ class Engine:
         return SecondOrder(self.potential, self._graph, self._needs)
 
     def _predict_batch(self, batch: list[Item]) -> list[Prediction]:
-        takes = self._compiled.takes if self._compiled is not None and self.compiled else self.potential.dtype
+        takes = Compiled.takes if self.compiled else self.potential.dtype
         graph = collate([one.graph for one in batch]).to(self.potential.device, takes)
         stress = self.potential.traits.stress and any(one.atoms.pbc.all() for one in batch)
         return divided(self._ask(graph, stress=stress).cpu(), batch, energies=self.potential.traits.energies)

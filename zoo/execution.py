@@ -10,6 +10,7 @@ else, Hessians above all, is PyTorch's.
 """
 
 import hashlib
+import math
 import os
 import time
 import warnings
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from ase import Atoms
@@ -30,7 +31,8 @@ from zoo.derivatives import stress_of, sum_over_structures
 from zoo.errors import CapabilityError, ConfigError, ZooWarning
 from zoo.graph import Graph
 from zoo.kernels import PaiNNKernel
-from zoo.neighbors import build_graph
+from zoo.native import read_sources
+from zoo.neighbors import build_graph, within
 from zoo.potential import Potential, Prediction, given
 from zoo.students import PaiNN, Student
 from zoo.units import MEV_PER_EV
@@ -39,6 +41,11 @@ Compile = bool | Literal["auto"]
 Code = PaiNNKernel | StudentCode | Replay  # of a graph: energies of atoms, forces, virial
 # By type: how far energies of atoms and forces may differ, relative to the largest force, or to 1 eV and 1 eV/Å.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+# Whose change may make a verdict another: both sides of it, and how they are compared.
+_SOURCES = (
+    *("derivatives.py", "execution.py", "graph.py", "ops.py", "potential.py"),
+    *("kernels/*.py", "students/*.py", "captured.py"),
+)
 
 
 class Verdict(Config):
@@ -46,6 +53,7 @@ class Verdict(Config):
 
     energy_meV: float  # of an atom
     force_meV_A: float
+    virial_meV: float  # of a crystal, for each of its atoms
     agrees: bool
 
 
@@ -55,6 +63,7 @@ class Compiled:
 
     code: Code
     potential: Potential
+    takes: ClassVar[torch.dtype] = torch.float64  # the type of graphs to ask it with: edges are measured in it
 
     def __reduce__(self) -> tuple[Callable[[Potential], "Compiled | None"], tuple[Potential]]:
         """To another process or as a copy goes the potential; the code is found, or compiled in seconds, there."""
@@ -67,11 +76,6 @@ class Compiled:
         return self.potential.dtype == self.code.dtype and self.potential.device == place
 
     @property
-    def takes(self) -> torch.dtype:
-        """The type of graphs to ask it with: a kernel measures edges in float64, whatever the type of the weights."""
-        return torch.float64 if isinstance(self.code, PaiNNKernel) else self.potential.dtype
-
-    @property
     def title(self) -> str:
         """What runs, in a word, for people."""
         inner = self.code.code if isinstance(self.code, Replay) else self.code
@@ -81,7 +85,7 @@ class Compiled:
     @property
     def follows(self) -> bool:
         """Whether there is a faster way for atoms that move while their neighbours stay, ``follow``."""
-        return isinstance(self.code, PaiNNKernel | Replay) and self.potential.traits.smoothness >= 0
+        return self.fits and isinstance(self.code, PaiNNKernel | Replay) and self.potential.traits.smoothness >= 0
 
     def predict(self, graph: Graph, *, stress: bool = False) -> Prediction:
         """What ``Potential.predict`` says of these."""
@@ -91,7 +95,7 @@ class Compiled:
         """A function of positions (atoms, 3) Å in main memory, and of ``stress``, while all else stays as in ``edges``.
 
         Edges beyond the cutoff do not count. It gives a prediction in main memory and the length of the shortest edge,
-        Å. Only where it ``follows``.
+        Å; the potential's own from when it no longer ``fits``. Only where it ``follows``.
         """
         code = self.code
         assert not isinstance(code, StudentCode)
@@ -99,11 +103,18 @@ class Compiled:
         references = self.potential.reference_energies(frame.numbers.to(self.potential.device)).cpu()
 
         def follower(positions: Tensor, *, stress: bool) -> tuple[Prediction, float]:
+            if not self.fits:
+                return self._by_the_potential(edges.with_geometry(positions.to(edges.positions), edges.cells), stress)
             found = answer(positions)
             parts = (found.energies, found.forces, found.virial)
             return self._prediction(frame, *parts, references, stress=stress), found.shortest
 
         return follower
+
+    def _by_the_potential(self, edges: Graph, stress: bool) -> tuple[Prediction, float]:
+        graph, shortest = within(edges, self.potential.cutoff)
+        graph = graph.to(self.potential.device, self.potential.dtype)
+        return self.potential.predict(graph, stress=stress).cpu(), shortest
 
     def _prediction(
         self,
@@ -184,7 +195,10 @@ def _agreed(
         return None, None
     verdict = _verdict(Compiled(code, potential), structures)
     if verdict is not None and not verdict.agrees:
-        raise CapabilityError(f"compiled code differs by {verdict.force_meV_A:.2g} meV/Å from PyTorch")
+        raise CapabilityError(
+            f"compiled code differs by {verdict.energy_meV:.2g} meV/atom, {verdict.virial_meV:.2g} meV/atom of virial "
+            f"and {verdict.force_meV_A:.2g} meV/Å from PyTorch"
+        )
     return Compiled(_recorded(code, potential), potential), verdict
 
 
@@ -237,9 +251,11 @@ def _place(found: Compiled) -> tuple[Path | None, str]:
 
 
 def _key(potential: Potential, library: str) -> str:
-    """A digest of all that a verdict is of: the potential, the compiled code, and PyTorch."""
+    """A digest of all that a verdict is of: the potential, the compiled code, what compares them, and PyTorch."""
     config = cast(Student, potential).config.model_dump_json()
-    content = hashlib.sha256(f"{config} {library} {torch.__version__}".encode())
+    content = hashlib.sha256(f"{config} {library} {torch.__version__} {TOLERANCES}".encode())
+    for source in read_sources(*_SOURCES):
+        content.update(source)
     for name, tensor in sorted(potential.state_dict().items()):
         content.update(f"{name} {tensor.dtype}".encode())
         content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -247,15 +263,35 @@ def _key(potential: Potential, library: str) -> str:
 
 
 def try_out(found: Compiled, structures: Sequence[Atoms]) -> Verdict:
-    """The largest differences of compiled code from PyTorch on these structures."""
+    """The largest differences of compiled code from PyTorch on these structures.
+
+    Raises CapabilityError where they are not finite.
+    """
     potential = found.potential
     graph = build_graph(list(structures), potential.cutoff, dtype=potential.dtype, device=potential.device)
-    ours, theirs = found.predict(graph), potential.predict(graph)
+    stress = potential.traits.stress
+    ours, theirs = found.predict(graph, stress=stress), potential.predict(graph, stress=stress)
     energy = float((given(ours.atomic_energies) - given(theirs.atomic_energies)).abs().max())
     force = float((given(ours.forces) - given(theirs.forces)).abs().max())
+    virial = _virial_difference(ours, theirs, graph) if stress else 0.0
+    differences = (energy, force, virial)
+    if not all(math.isfinite(one) for one in differences):
+        raise CapabilityError("compiled code gives numbers that are not finite; let PyTorch run it")
     most = TOLERANCES[potential.dtype] * max(float(given(theirs.forces).abs().max()), 1.0)
-    agrees = energy <= most and force <= most  # not so for a NaN
-    return Verdict(energy_meV=energy * MEV_PER_EV, force_meV_A=force * MEV_PER_EV, agrees=agrees)
+    return Verdict(
+        energy_meV=energy * MEV_PER_EV,
+        force_meV_A=force * MEV_PER_EV,
+        virial_meV=virial * MEV_PER_EV,
+        agrees=all(one <= most for one in differences),
+    )
+
+
+def _virial_difference(ours: Prediction, theirs: Prediction, graph: Graph) -> float:
+    """The largest, eV for each atom of a crystal; 0 without crystals."""
+    solid = graph.periodic.all(dim=1)  # (structures,)
+    of_an_atom = torch.linalg.det(graph.cells.double()).abs() / graph.atom_counts  # (structures,) Å³
+    difference = (given(ours.stress).double() - given(theirs.stress).double()).abs().amax(dim=(1, 2))
+    return float((difference * of_an_atom)[solid].max()) if bool(solid.any()) else 0.0
 
 
 def _warn(reason: str) -> None:

@@ -7,20 +7,17 @@ how new these are is what ``zoo.novelty`` tells.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from zoo.artifact import Domain
-from zoo.calculator import elements_text
+from zoo.calculator import CHARGES, SPINS, elements_text
 from zoo.errors import DomainError
 from zoo.graph import Graph
 
 Lookup = Callable[[Atoms], list[str]]  # names of engines that cover a structure
 ANYWAY = "zoo.load(..., check_domain=False), or zoo md --no-check-domain, asks anyway"
-_CHARGES = ("charge", "total_charge")  # keys of atoms.info: a total charge in e
-_SPIN = "spin"  # likewise: a multiplicity 2S + 1, where 0 says nothing
 _ROUNDING = 0.5  # e; partial charges add up to a whole number but for their rounding
 
 
@@ -71,16 +68,20 @@ def stated_electrons(atoms: Atoms, charge: int | None) -> str | None:
     """What atoms state of their electrons that is not as in structures of that total charge (e); None where all is.
 
     Looked at are ``info["charge"]`` or ``info["total_charge"]``, else the sum of initial charges, and the multiplicity
-    ``info["spin"]``. Initial magnetic moments do not count: they are a first guess for other programs. Where ``charge``
-    is None, structures were of any charge, and nothing is looked at.
+    ``info["spin"]`` or ``info["multiplicity"]``, of which 0 says nothing. Initial magnetic moments do not count: they
+    are a first guess for other programs. Where ``charge`` is None, structures were of any charge, and nothing is looked
+    at.
     """
     if charge is None:
         return None
+    for key in (*CHARGES, *SPINS):
+        if atoms.info.get(key) is not None and not np.isfinite(_number(atoms.info[key])):
+            return f"{key}={atoms.info[key]!r}, which is no number"
     stated = _stated_charge(atoms)
     if abs(stated - charge) > _ROUNDING:
         return f"a charge of {stated:+g} e where {charge} e is expected"
-    spin = _number(atoms.info.get(_SPIN))
-    return f"the spin multiplicity {spin:g}" if spin is not None and spin > 1 else None
+    spin = max((_number(atoms.info[key]) for key in SPINS if atoms.info.get(key) is not None), default=0.0)
+    return f"the spin multiplicity {spin:g}" if spin > 1 else None
 
 
 def with_help(error: DomainError, atoms: Atoms, lookup: Lookup | None) -> DomainError:
@@ -89,7 +90,7 @@ def with_help(error: DomainError, atoms: Atoms, lookup: Lookup | None) -> Domain
         return error
     names = lookup(atoms)
     if not names:
-        return DomainError(f"{error}; no engine of the catalogue covers it")
+        return DomainError(f"{error}; no engine that is known here covers it")
     return DomainError(f"{error}; {' and '.join(names)} {'covers' if len(names) == 1 else 'cover'} it")
 
 
@@ -106,17 +107,16 @@ def domain_text(domain: Domain | None) -> str | None:
 
 def _stated_charge(atoms: Atoms) -> float:
     """In e; 0 where nothing is stated."""
-    told = (_number(atoms.info.get(key)) for key in _CHARGES)
-    charge = next((value for value in told if value is not None), None)
-    if charge is not None:
-        return charge
+    for key in CHARGES:
+        if atoms.info.get(key) is not None:
+            return _number(atoms.info[key])
     partial = atoms.arrays.get("initial_charges")
     return 0.0 if partial is None else float(np.sum(partial))
 
 
-def _number(value: Any) -> float | None:
-    """What somebody wrote as a number; None for anything else."""
-    if value is None:
-        return None
-    plain = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return float(value) if plain and np.isfinite(value) else None
+def _number(value: object) -> float:
+    """What somebody wrote as a number, a text or an array of one; NaN for anything else."""
+    try:
+        return np.nan if isinstance(value, bool) else float(np.asarray(value).reshape(()).item())
+    except (TypeError, ValueError):
+        return np.nan

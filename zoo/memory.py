@@ -1,6 +1,7 @@
 """How much memory is free, and what it looks like when there is none left."""
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,12 +54,8 @@ def _available() -> int | None:
 
 def _left_of_address_space() -> int | None:
     """Of what ``ulimit -v`` allows; None where there is no limit."""
-    try:
-        from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit  # lazy: Windows has none
-    except ImportError:
-        return None
-    limit = getrlimit(RLIMIT_AS)[0]
-    if limit == RLIM_INFINITY:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
         return None
     with suppress(OSError, ValueError):
         pages = int((_PROCESS / "self" / "statm").read_text(encoding="ascii").split()[0])

@@ -15,7 +15,7 @@ from zoo.graph import Graph, collate
 COINCIDENT = 0.01  # Å; two atoms nearer than this are a mistake, not a structure
 _SHORTEST_VECTOR = 1e-3  # Å
 _FLATTEST = 1e-4  # smallest singular value of the lattice vectors, each of length one
-_WIDEST = 1e5  # Å along a direction without periodicity; the neighbour list counts boxes in between
+_WIDEST = 1e5  # Å; the neighbour list counts boxes in between, or rounds in a crystal
 
 
 def check_structure(atoms: Atoms) -> None:
@@ -27,7 +27,7 @@ def check_structure(atoms: Atoms) -> None:
             where = int(np.argwhere(~np.isfinite(values))[0][0])
             raise StructureError(f"{name} {where} of {atoms.symbols} is not a finite number; repair the structure")
     _check_cell(atoms)
-    if not all(atoms.pbc) and np.ptp(atoms.positions, axis=0).max() > _WIDEST:
+    if np.ptp(atoms.positions, axis=0).max() > _WIDEST:
         raise StructureError(
             f"atoms of {atoms.symbols} are over {_WIDEST:g} Å apart; check the positions (they are in Å)"
         )

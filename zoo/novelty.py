@@ -27,6 +27,7 @@ from torch import Tensor
 
 from zoo.calculator import check_elements
 from zoo.errors import CapabilityError, LabelError
+from zoo.graph import Graph, collate
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, given
 from zoo.tensors import Layout
@@ -38,7 +39,7 @@ FEWEST = 10  # atoms with known forces, to calibrate on and to tell on
 _PRIOR = 10  # likewise for so many atoms the scale of all elements
 _LARGEST = 200 << 20  # bytes of all factors
 _PERCENTILE = 99  # of the test structures: at least one is newer, so that an odd one does not set the limit
-_ATOMS_AT_ONCE = 1024  # in a pass
+_AT_ONCE = 10_000  # atoms and edges together, in a pass
 _SMALLEST = 1e-12  # mean variance of features that counts as none
 
 
@@ -49,9 +50,8 @@ class Novelty:
     Of a large structure the largest is larger: it is of more atoms.
     """
 
-    atoms_meV_A: (
-        np.ndarray
-    )  # (atoms,) length of the error of the force to be expected; infinite for an untrained element
+    # (atoms,) length of the error of the force to be expected; infinite for an untrained element
+    atoms_meV_A: np.ndarray
     threshold_meV_A: float  # the largest in the test set, but for the newest of its structures
 
     @property
@@ -68,6 +68,10 @@ class Novelty:
     def beyond(self) -> bool:
         """Whether the newest atom is beyond the threshold: do not trust what is said of it."""
         return not self.largest <= self.threshold_meV_A
+
+    def newer_than(self, other: "Novelty") -> bool:
+        """Whether its newest atom is newer than that of another; what is not a number is newer than all that are."""
+        return not math.isnan(other.largest) and not self.largest <= other.largest
 
     def __str__(self) -> str:
         told = f"atom {self.atom} is the newest, with a force error of {self.largest:.3g} meV/Å to be expected"
@@ -151,21 +155,13 @@ class NoveltyModel:
 
 def describe(potential: Potential, structures: Sequence[Atoms], *, forces: bool = False) -> Described:
     """Features of all atoms, and forces where asked for. Raises CapabilityError, StructureError, DomainError."""
-    if potential.traits.features == 0:
-        raise CapabilityError(f"{type(potential).__name__} gives no node features, so nothing tells what is new to it")
-    features, found = [torch.zeros(0, potential.traits.features, dtype=torch.float64)], []
-    for batch in _batches(structures):
-        for atoms in batch:
-            check_elements(atoms, potential)
-        graph = build_graph(batch, potential.cutoff, dtype=potential.dtype, device=potential.device)
-        told = potential.predict(graph, forces=forces, features=True).cpu()
-        features.append(given(told.features).double())
-        found += [given(told.forces).double()] if forces else []
+    parts = list(_passes(potential, structures, forces=forces))
+    nothing = torch.zeros(0, potential.traits.features, dtype=torch.float64)
     return Described(
-        features=torch.cat(features),
+        features=torch.cat([nothing, *(part.features for part in parts)]),
         numbers=torch.tensor([number for atoms in structures for number in atoms.numbers.tolist()], dtype=torch.int64),
         counts=tuple(len(atoms) for atoms in structures),
-        forces=torch.cat(found) if found else None,
+        forces=torch.cat([given(part.forces) for part in parts]) if forces and parts else None,
     )
 
 
@@ -175,21 +171,20 @@ def fit(described: Described, elements: Sequence[int]) -> Gaussians:
     The covariance of an element is weighed with that of all elements about their own means, so that a rare element has
     one too. Raises CapabilityError where all would be too large.
     """
-    features, numbers = described.features, described.numbers
-    size = 4 * len(elements) * features.shape[1] ** 2
-    if size > _LARGEST:
-        told = f"{len(elements)} elements with {features.shape[1]} features take {size / 1e6:.0f} MB"
-        raise CapabilityError(f"a novelty score of {told}, over {_LARGEST / 1e6:.0f}; leave out what is not needed")
-    means, own = torch.zeros(len(elements), features.shape[1], dtype=torch.float64), []
-    for row, element in enumerate(elements):
-        chosen = features[numbers == element]  # (own, features)
-        if len(chosen):
-            means[row] = chosen.mean(dim=0)
-        own.append(chosen - means[row])
-    pooled = sum((away.T @ away for away in own), torch.zeros_like(means.T @ means)) / len(numbers)
-    factors = torch.stack([_factor(away, pooled) for away in own])
-    atoms = torch.tensor([len(away) for away in own], dtype=torch.int64)
-    return Gaussians(tuple(elements), means.float(), factors.float(), atoms)
+    moments = _Moments(elements, described.features.shape[1])
+    moments.add(described)
+    return moments.gaussians()
+
+
+def fit_structures(potential: Potential, structures: Sequence[Atoms]) -> Gaussians:
+    """``fit`` to the atoms of these, of which one pass is held at a time.
+
+    Raises CapabilityError, StructureError, DomainError.
+    """
+    moments = _Moments(potential.elements, potential.traits.features)
+    for part in _passes(potential, structures):
+        moments.add(part)
+    return moments.gaussians()
 
 
 def force_errors(described: Described, truth: np.ndarray) -> np.ndarray:
@@ -207,6 +202,7 @@ def calibrate(gaussians: Gaussians, described: Described, truth: np.ndarray) -> 
     distances = gaussians.distances(described.features, described.numbers).numpy()
     errors, elements = force_errors(described, truth), len(gaussians.elements)
     known = np.isfinite(distances) & np.isfinite(errors)
+    known &= distances > 0  # on its mean an atom says nothing of the scale
     if known.sum() < FEWEST:
         raise LabelError(f"{known.sum()} atoms with known forces to calibrate on; give {FEWEST} or more")
     squares = np.square(errors[known] / distances[known])
@@ -225,11 +221,11 @@ def threshold(novelty: np.ndarray, counts: Sequence[int]) -> float:
     return float(np.percentile(largest, _PERCENTILE, method="lower"))
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's, of (values,) each; equal values are ranked as they come."""
-    one, two = (np.argsort(np.argsort(values)) for values in (first, second))
-    count = len(one)
-    return float(1 - 6 * np.square(one - two).sum() / (count * (count**2 - 1)))
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's, of (values,) each; equal values share the mean of their ranks. None where all of one are equal."""
+    one, two = (ranks - ranks.mean() for ranks in map(_ranks, (first, second)))
+    size = math.sqrt(one @ one) * math.sqrt(two @ two)
+    return float(np.clip(one @ two / size, -1, 1)) if size > 0 else None
 
 
 def novelty_layout(potential: Potential) -> Layout:
@@ -244,24 +240,85 @@ def novelty_layout(potential: Potential) -> Layout:
     }
 
 
-def _factor(away: Tensor, pooled: Tensor) -> Tensor:
-    """(features, features) By which differences from a mean, as ``away`` (atoms, features) are, get the variance 1."""
+class _Moments:
+    """What Gaussians take of the atoms of a training set, gathered pass by pass."""
+
+    def __init__(self, elements: Sequence[int], features: int) -> None:
+        """Raises CapabilityError where the factors would be too large."""
+        size = 4 * len(elements) * features**2
+        if size > _LARGEST:
+            told = f"{len(elements)} elements with {features} features take {size / 1e6:.0f} MB"
+            raise CapabilityError(f"a novelty score of {told}, over {_LARGEST / 1e6:.0f}; leave out what is not needed")
+        self.elements = tuple(elements)
+        self.atoms = torch.zeros(len(elements), dtype=torch.int64)
+        self.means = torch.zeros(len(elements), features, dtype=torch.float64)
+        self.products = torch.zeros(len(elements), features, features, dtype=torch.float64)  # Σ (f − mean)(f − mean)ᵀ
+
+    def add(self, described: Described) -> None:
+        """Each element's about the mean of all its atoms so far, as Chan, Golub and LeVeque (1983) add parts."""
+        for row, element in enumerate(self.elements):
+            own = described.features[described.numbers == element]  # (own, features)
+            if len(own) == 0:
+                continue
+            before, after = int(self.atoms[row]), int(self.atoms[row]) + len(own)
+            mean = own.mean(dim=0)
+            away, shift = own - mean, mean - self.means[row]
+            self.products[row] += away.T @ away + before * len(own) / after * torch.outer(shift, shift)
+            self.means[row] += len(own) / after * shift
+            self.atoms[row] = after
+
+    def gaussians(self) -> Gaussians:
+        pooled = self.products.sum(dim=0) / int(self.atoms.sum())
+        rows = zip(self.products, self.atoms.tolist(), strict=True)
+        factors = torch.stack([_factor(products, atoms, pooled).float() for products, atoms in rows])
+        return Gaussians(self.elements, self.means.float(), factors, self.atoms)
+
+
+def _factor(products: Tensor, atoms: int, pooled: Tensor) -> Tensor:
+    """(features, features) By which differences from a mean, with such a sum of outer products, get the variance 1."""
     features = pooled.shape[0]
     shared = _SHARED * features
-    covariance = (away.T @ away + shared * pooled) / (len(away) + shared)
+    covariance = (products + shared * pooled) / (atoms + shared)
     ridge = _RIDGE * pooled.diagonal().mean().clamp(min=_SMALLEST)
     root = torch.linalg.cholesky(covariance + ridge * torch.eye(features, dtype=pooled.dtype))
     factor: Tensor = torch.linalg.solve_triangular(root.T, torch.eye(features, dtype=pooled.dtype), upper=True)
     return factor
 
 
-def _batches(structures: Sequence[Atoms]) -> Iterator[list[Atoms]]:
-    """Structures in order, those of up to so many atoms together."""
-    batch: list[Atoms] = []
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """(values,) from 1 on; equal ones share the mean of theirs."""
+    _, own, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[own]
+    return ranks
+
+
+def _passes(potential: Potential, structures: Sequence[Atoms], *, forces: bool = False) -> Iterator[Described]:
+    """``describe``, pass by pass."""
+    if potential.traits.features == 0:
+        raise CapabilityError(f"{type(potential).__name__} gives no node features, so nothing tells what is new to it")
+    for graphs in _batches(potential, structures):
+        graph = collate(graphs).to(potential.device, potential.dtype)
+        told = potential.predict(graph, forces=forces, features=True).cpu()
+        yield Described(
+            features=given(told.features).double(),
+            numbers=graph.numbers.cpu(),
+            counts=tuple(one.num_atoms for one in graphs),
+            forces=given(told.forces).double() if forces else None,
+        )
+
+
+def _batches(potential: Potential, structures: Sequence[Atoms]) -> Iterator[list[Graph]]:
+    """Structures in order, of so many atoms and edges together, or one that has more."""
+    batch: list[Graph] = []
+    total = 0
     for atoms in structures:
-        if batch and sum(map(len, batch)) + len(atoms) > _ATOMS_AT_ONCE:
+        check_elements(atoms, potential)
+        graph = build_graph(atoms, potential.cutoff)
+        size = graph.num_atoms + graph.num_edges
+        if batch and total + size > _AT_ONCE:
             yield batch
-            batch = []
-        batch.append(atoms)
+            batch, total = [], 0
+        batch.append(graph)
+        total += size
     if batch:
         yield batch

@@ -201,9 +201,13 @@ class _Kept:
 
     def add(self, tensor: Tensor) -> Tensor:
         """Keeps a tensor as it is."""
-        if _address(tensor) not in self._weights:
-            of_atoms = tensor.dim() > 0 and tensor.shape[0] == self._atoms != self._edges
-            self._sizes[_address(tensor)] = tensor.untyped_storage().nbytes(), of_atoms
+        of_atoms = tensor.dim() > 0 and tensor.shape[0] == self._atoms != self._edges
+        try:
+            place, size = _address(tensor), tensor.untyped_storage().nbytes()
+        except RuntimeError:  # of forward mode, which has no memory of its own to be told apart by
+            place, size = -1 - len(self._sizes), tensor.numel() * tensor.element_size()
+        if place not in self._weights:
+            self._sizes[place] = size, of_atoms
         return tensor
 
     @property
@@ -232,7 +236,8 @@ def divided(whole: Prediction, batch: Sequence[Item], *, energies: bool) -> list
         Prediction(energy, atomic, forces, stress if has_volume else None)
         for energy, atomic, forces, stress, has_volume in zip(*columns, strict=True)
     ]
-    numbers = (whole.energy, given(whole.forces)) if energies else (given(whole.forces),)
+    numbers = [whole.energy, given(whole.forces)] if energies else [given(whole.forces)]
+    numbers += [one.stress for one in found if one.stress is not None]
     if not all(bool(part.isfinite().all()) for part in numbers):  # of all at once, which is faster
         for one, prediction in zip(batch, found, strict=True):
             with said_of(one.where):

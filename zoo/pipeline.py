@@ -154,7 +154,7 @@ def make_labels(run: Run) -> Path:
             workers=run.workers,
         )
     if recipe.exploration is None:  # else the lock is of all labels, which are complete after the last round
-        _hold_to_lock(run, "labels_sha256", labels_digest(folder))
+        _hold_to_lock(run, "labels_sha256", labels_digest(folder, recipe.labelled))
     run.end("labels")
     return folder
 
@@ -174,7 +174,7 @@ def train_twin(run: Run) -> Student | None:
 
 def _train(run: Run, stage: Literal["train", "twin"]) -> Student:
     recipe, folder = run.recipe, run.folder / stage
-    data = labels_digest(make_labels(run))
+    data = labels_digest(make_labels(run), recipe.labelled)
     config, weights = recipe.student, recipe.loss
     if stage == "twin":
         config, weights = config.model_copy(update={"teacher_channels": 0}), weights.undistilled()
@@ -215,7 +215,7 @@ def read_explored(run: Run) -> list[Found]:
 
 def all_labels_digest(run: Run) -> str:
     """Hex SHA-256 over all labels of a finished training, those of explored structures too."""
-    found = [labels_digest(run.folder / "labels"), *(one.digest for one in read_explored(run))]
+    found = [labels_digest(run.folder / "labels", run.recipe.labelled), *(one.digest for one in read_explored(run))]
     return digest(found) if len(found) > 1 else found[0]
 
 
@@ -226,7 +226,8 @@ def evaluate(run: Run) -> Report:
     student, twin = train_student(run), train_twin(run)
     trained = [stage for stage in ("train", "twin") if stage in run.stages]
     weights = [sha256_file(run.folder / stage / "model.safetensors") for stage in trained]
-    if not run.begin("evaluation", [weights, recipe.evaluation.model_dump(), labels_digest(run.folder / "labels")]):
+    data = labels_digest(run.folder / "labels", recipe.labelled)
+    if not run.begin("evaluation", [weights, recipe.evaluation.model_dump(), data]):
         return read_json(Report, folder / "report.json")
     structures, labels = read_labels(run, "test")
     contest = Contest(recipe, run.teacher.potential, student, twin, structures, labels, run.folder, _learned(run))
@@ -278,10 +279,9 @@ def read_structures(run: Run, split: Split) -> list[Atoms]:
     return read_split(run.folder / "structures", run.recipe.structures.groups, split)
 
 
-def labels_digest(folder: Path) -> str:
-    """Hex SHA-256 over the labels of all splits that have some."""
-    manifests = [folder / split / "manifest.json" for split in SPLITS]
-    return digest([sha256_file(manifest) for manifest in manifests if manifest.is_file()])
+def labels_digest(folder: Path, splits: Sequence[Split] = SPLITS) -> str:
+    """Hex SHA-256 over the labels of these splits."""
+    return digest([sha256_file(folder / split / "manifest.json") for split in splits])
 
 
 def _examples(run: Run, split: Split) -> list[Example]:

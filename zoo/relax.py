@@ -15,7 +15,7 @@ from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from zoo.errors import CapabilityError, ConfigError, DivergedError, StructureError
+from zoo.errors import CapabilityError, ConfigError, StructureError, ZooError
 from zoo.units import GPA_PER_EV_A3
 
 Cell = Literal["none", "volume", "full"]
@@ -76,9 +76,10 @@ def relax(
     """Moves a copy of ``atoms`` to where its forces, and the stress of a cell that may change, are small.
 
     Constraints, info and arrays stay, but for earlier results. ``on_step`` sees the atoms with their results after each
-    step, and before the first. Atoms that are refused or diverge on their way end it: what they were one step before is
-    returned, and says why. Raises StructureError, DomainError or DivergedError where that happens at the start, and
-    CapabilityError for a calculator without energies, or without stress where the cell is to change.
+    step, and before the first. Atoms that are refused, diverge or no longer fit into memory on their way end it: what
+    they were one step before is returned, and says why. Raises StructureError, DomainError, DivergedError or
+    OutOfMemoryError where that happens at the start, and CapabilityError for a calculator without energies, or without
+    stress where the cell is to change.
     """
     moving = atoms.copy()
     moving.calc = calculator
@@ -97,7 +98,7 @@ def relax(
         warnings.filterwarnings("ignore", "logm result may be inaccurate", RuntimeWarning)  # in its last digits
         try:
             converged = bool(optimizer.run(fmax=settings.fmax_eV_A, steps=settings.steps))
-        except (StructureError, DivergedError) as error:
+        except ZooError as error:
             return replace(found, stopped=str(error))
     return replace(found, converged=converged)
 

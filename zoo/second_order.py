@@ -13,7 +13,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from zoo.errors import ConfigError, OutOfMemoryError
+from zoo.errors import ConfigError, DivergedError, OutOfMemoryError
 from zoo.graph import Graph, collate
 from zoo.memory import free_memory
 from zoo.packing import Item, Need, Packer, Task, fastest, item
@@ -69,7 +69,7 @@ class SecondOrder:
                 one = item(structures[number], self.build, _where(number, structures))
                 wanted = torch.arange(counts[number]) if rows is None else torch.from_numpy(rows)
                 if self._has_its_own_way(one.graph):
-                    found[number].append(self._own_hessian(one.graph, rows))
+                    found[number].append(self._own_hessian(one, rows))
                 else:
                     yield from self._blocks(one, number, wanted, len(structures))
 
@@ -92,6 +92,8 @@ class SecondOrder:
             part[: len(one.probes)] = one.probes.to(probes)
         found = given(self.potential.predict(graph, forces=False, probes=probes).hessian_products)
         parts = torch.split(found.double().cpu(), counts, dim=1)  # (most, atoms, 3) each
+        for part, one in zip(parts, batch, strict=True):
+            _check_finite(part, one)
         return [(one.number, part[: len(one.probes)].numpy()) for part, one in zip(parts, batch, strict=True)]
 
     def _blocks(self, one: Item, number: int, rows: Tensor, structures: int) -> Iterator[Asked]:
@@ -109,9 +111,10 @@ class SecondOrder:
         """Where copies do not help: differences of forces, and forward mode, which is a pass a row anyway."""
         return type(self.potential).hessian is not Potential.hessian or self.potential.products_in_forward_mode(graph)
 
-    def _own_hessian(self, graph: Graph, rows: np.ndarray | None) -> np.ndarray:
+    def _own_hessian(self, one: Item, rows: np.ndarray | None) -> np.ndarray:
         wanted = None if rows is None else torch.from_numpy(rows).to(self.potential.device)
-        found = self.potential.hessian(graph.to(self.potential.device, self.potential.dtype), wanted)
+        found = self.potential.hessian(one.graph.to(self.potential.device, self.potential.dtype), wanted)
+        _check_finite(found, one)
         return found.double().cpu().numpy()
 
     def _check_room(self, structures: Sequence[Atoms], counts: Sequence[int]) -> None:
@@ -123,6 +126,14 @@ class SecondOrder:
                 f"Hessians of {size / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB are free; "
                 "ask for some rows= at a time, for indices= of the atoms that matter, or for products by hvp"
             )
+
+
+def _check_finite(products: Tensor, one: Item) -> None:
+    if not bool(products.isfinite().all()):
+        raise DivergedError(
+            f"{one.where}second derivatives of {one.atoms.symbols} are not finite; start from a relaxed structure, or "
+            "use dtype='float64'"
+        )
 
 
 def one_each(structures: Sequence[Atoms], vectors: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -3,16 +3,18 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 import torch
 from ase import Atoms
+from ase.cell import Cell
 from torch import Tensor
 
 from zoo.calculator import Follower, check_elements
 from zoo.errors import CapabilityError, ConfigError, DivergedError, MissingPackageError, StructureError
 from zoo.graph import Graph, collate
-from zoo.neighbors import COINCIDENT, build_graph, within
+from zoo.neighbors import COINCIDENT, build_graph, check_structure, within
 from zoo.potential import Potential, Prediction, given
 
 try:  # an optional package: who imports this module asks for it
@@ -25,6 +27,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Check = Callable[[Atoms, Graph], None]
 _STATED = ("charge", "total_charge", "spin")  # of a system, which a check may want to see
+_NEAR = 1e4  # Å; where no two atoms of a state are farther apart than this, no system is looked at for it
+_MANY = 5000  # atoms of one system, beyond which not all pairs are tried
 
 
 class TorchSimModel(ModelInterface):
@@ -33,10 +37,11 @@ class TorchSimModel(ModelInterface):
     ``dtype`` is that of states, in which positions move and results are given: double by default, as in ASE, whatever
     the potential computes in. ``check`` sees each system with its graph, and raises where it must stop: at first, when
     elements, cells, periodicity or the systems themselves have changed, and when two atoms are nearer to each other
-    than ``nearest`` (Å), by default than any it let pass. ``predict`` answers in the potential's place, and ``follow``
-    makes from edges what answers while they stay, as compiled code does. Neighbours are kept while no atom has moved by
-    half of ``skin`` (Å). The stress of a system that is not periodic in all three directions is NaN. Raises
-    CapabilityError for a potential without energies.
+    than ``nearest`` (Å), by default than any it let pass. ``predict`` answers in the potential's place, of graphs in
+    float64, and ``follow`` makes from edges what answers while they stay, as compiled code does, or None. Neighbours
+    are kept while no atom has moved by half of ``skin`` (Å); with ``seeks_at_once``, which is so on a GPU, TorchSim's
+    lists seek those of all systems at once, else vesin those of one after another. The stress of a system that is not
+    periodic in all three directions is NaN. Raises CapabilityError for a potential without energies.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class TorchSimModel(ModelInterface):
         check: Check | None = None,
         nearest: float | None = None,
         predict: Callable[..., Prediction] | None = None,
-        follow: Callable[[Graph], Follower] | None = None,
+        follow: Callable[[Graph], Follower | None] | None = None,
         dtype: torch.dtype = torch.float64,
         skin: float = 0.5,
     ) -> None:
@@ -58,7 +63,8 @@ class TorchSimModel(ModelInterface):
         self.potential = potential
         self.searches = 0  # how often neighbours were sought
         self._check, self._nearest, self._skin = check, COINCIDENT if check is None else nearest, skin
-        self._predict, self._follow = predict or potential.predict, follow or self._follow_by_filter
+        self.seeks_at_once = potential.device.type != "cpu" and hasattr(lists, "torchsim_nl")  # which came with 0.5
+        self._predict, self._follow = predict, follow
         self._device, self._dtype = potential.device, dtype
         self._compute_forces, self._compute_stress = True, potential.traits.stress
         self._memory_scales_with = "n_atoms_x_density"
@@ -104,7 +110,8 @@ class TorchSimModel(ModelInterface):
             self._frame, self._followed, self._closest = frame.copy(), None, None
         if self._followed is None or not self._holds(self._followed[0], positions):
             edges = self._seek(_systems(state, frame), frame, positions)
-            self._followed = edges, self._follow(edges)
+            found = None if self._follow is None else self._follow(edges)
+            self._followed = edges, found or self._follow_by_filter(edges)
             self.searches += 1
         return self._followed
 
@@ -113,9 +120,12 @@ class TorchSimModel(ModelInterface):
         return bool((moves < (self._skin / 2) ** 2).all())
 
     def _seek(self, systems: Iterator[Atoms], frame: "_Frame", positions: Tensor) -> Graph:
-        """Edges up to the skin beyond the cutoff: on a GPU by TorchSim's own lists, else by vesin."""
+        """Edges up to the skin beyond the cutoff."""
         reach = self.potential.cutoff + self._skin
-        if positions.device.type != "cpu" and hasattr(lists, "torchsim_nl"):  # TorchSim has it since 0.5
+        if self.seeks_at_once:
+            if self._closest is None or not _near(positions):
+                for index, atoms in enumerate(systems):
+                    _named(index, _check_places, atoms)
             return edges_of_all(frame, positions, reach)
         found = collate([_named(index, build_graph, atoms, reach) for index, atoms in enumerate(systems)])
         return found.to(positions.device, torch.float64)
@@ -137,8 +147,9 @@ class TorchSimModel(ModelInterface):
         def follower(positions: Tensor, *, stress: bool) -> tuple[Prediction, float]:
             moved = edges.with_geometry(positions.to(edges.positions), edges.cells)
             graph, shortest = within(moved, self.potential.cutoff)
-            found = self._predict(graph.to(self.potential.device, self.potential.dtype), stress=stress)
-            return found.cpu(), shortest
+            taken = self.potential.dtype if self._predict is None else torch.float64  # in which edges are measured
+            predict = self._predict or self.potential.predict
+            return predict(graph.to(self.potential.device, taken), stress=stress).cpu(), shortest
 
         return follower
 
@@ -168,18 +179,50 @@ class _Frame:
 
 
 def edges_of_all(frame: _Frame, positions: Tensor, reach: float) -> Graph:
-    """As ``build_graph`` finds them, by the list that TorchSim holds for the fastest here, for all systems at once."""
-    ends, _, shifts = lists.torchsim_nl(positions, frame.cells, frame.periodic, reach, frame.structure)
+    """As ``build_graph`` finds them, for all systems at once.
+
+    By the list that TorchSim holds for the fastest here; it tries all pairs on a GPU, so that systems of very many
+    atoms go to a cell list. Positions and cells are not checked.
+    """
+    cells = torch.where(frame.periodic[:, :, None], frame.cells, 0.0)  # (systems, 3, 3)
+    ends, _, shifts = _list_for(frame)(positions, _complete(cells), frame.periodic, reach, frame.structure)
     return Graph(
         numbers=frame.numbers,
-        positions=positions,
-        cells=torch.where(frame.periodic[:, :, None], frame.cells, 0.0),
+        positions=positions.clone(),  # which dynamics may change in place
+        cells=cells,
         periodic=frame.periodic,
         structure=frame.structure,
         centers=ends[0].to(torch.int64),
         neighbors=ends[1].to(torch.int64),
         shifts=shifts.to(torch.float64),
     )
+
+
+def _list_for(frame: _Frame) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """One of TorchSim's functions, which give ends (2, edges), systems (edges,) and shifts (edges, 3)."""
+    large = int(torch.bincount(frame.structure).max()) > _MANY
+    found = lists.alchemiops_nl_cell_list if large and lists.ALCHEMIOPS_AVAILABLE else lists.torchsim_nl
+    return cast(Callable[..., tuple[Tensor, Tensor, Tensor]], found)
+
+
+def _complete(cells: Tensor) -> Tensor:
+    """(systems, 3, 3) The cells, with vectors of their own choosing along axes that have none."""
+    if bool(cells.any(dim=2).all()):
+        return cells
+    whole = np.stack([Cell(cell).complete().array for cell in cells.cpu().numpy()])
+    return torch.from_numpy(whole).to(cells)
+
+
+def _near(positions: Tensor) -> bool:
+    """Whether all are numbers, and none is far from another."""
+    return bool((positions.amax(dim=0) - positions.amin(dim=0) < _NEAR).all())
+
+
+def _check_places(atoms: Atoms) -> None:
+    """Raises StructureError as ``build_graph`` does, and where atoms are that far apart in a periodic system too:
+    TorchSim's lists lose them."""
+    check_structure(atoms)
+    check_structure(Atoms(atoms.numbers, atoms.positions))
 
 
 def _systems(state: Any, frame: _Frame) -> Iterator[Atoms]:

@@ -9,7 +9,7 @@ from typing import Any
 from ase import Atoms
 
 from zoo.artifact import count_parameters
-from zoo.bench.cases import Row, measure_all, plan_cases, scenes
+from zoo.bench.cases import Row, measure_all, plan_cases, scenes, within_free_memory
 from zoo.bench.peers import Wanted, peer_names, peer_runner, peer_versions
 from zoo.bench.report import Report
 from zoo.bench.roofline import Limits, Roofline, measure_limits, roofline_of
@@ -18,6 +18,7 @@ from zoo.engine import Engine, resolve_device, resolve_dtype
 from zoo.errors import ConfigError
 from zoo.evaluate.environment import hardware, versions
 from zoo.evaluate.speed import pytorch_threads
+from zoo.memory import until_out_of_memory
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
 from zoo.students import PaiNNConfig
@@ -122,16 +123,17 @@ def _description(potential: Potential) -> str:
     return f"{type(potential).__name__}, {count:,} parameters, cutoff {potential.cutoff:g} Å"
 
 
-def _rooflines(rows: Sequence[Row], sizes: Sequence[Atoms], engine: Engine, limits: Limits) -> Iterator[Roofline]:
-    """Of the engine's own rows, the potential alone."""
-    potential = engine.potential
-    graphs = {
-        len(atoms): build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
-        for atoms in sizes
-    }
+def _rooflines(rows: Sequence[Row], sizes: Sequence[Atoms], engine: Engine, limits: Limits) -> list[Roofline]:
+    """Of the engine's own rows, the potential alone; none where there is not the memory to count."""
+    potential, found = engine.potential, []
+    structures = {len(atoms): atoms for atoms in sizes}
     for row in rows:
         if row.way == "potential" and row.kind == "own" and row.timing is not None:
-            yield roofline_of(row.name, potential, graphs[row.atoms], row.timing.median_ms / 1000, limits)
+            with until_out_of_memory(), within_free_memory():
+                atoms = structures[row.atoms]
+                graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
+                found.append(roofline_of(row.name, potential, graph, row.timing.median_ms / 1000, limits))
+    return found
 
 
 __all__ = ["Report", "Settings", "bench", "peer_names", "peer_versions"]

@@ -1,7 +1,7 @@
 """What is timed: structures of rising size and batches of them, each asked in every way of every runner, in turns."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf, log
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from zoo.bench.runners import Runner, Way, forces_of
+from zoo.bench.runners import Ask, Runner, Way, forces_of
 from zoo.engine import Engine
 from zoo.errors import ZooError
 from zoo.evaluate.speed import Call, Timing, move, pytorch_threads, time_in_turns, time_once
@@ -23,6 +23,7 @@ _ALONE: tuple[Way, ...] = ("ase", "potential")
 TURN_S = 0.05  # that a turn of fast calls goes on for
 _STATM = Path("/proc/self/statm")
 _SHARE = 0.9  # of the free memory, that a call may take
+_REACH = 8  # times as many atoms, for which a time is foretold: calls have costs that do not grow with them
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,18 @@ class Row:
     def us_atom(self) -> float | None:
         """Microseconds an atom."""
         return None if self.timing is None else self.timing.median_ms * 1000 / self.atoms
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a call took, or was foretold to take."""
+
+    seconds: float
+    atoms: int
+
+    def foretell(self, atoms: int) -> float:
+        """Seconds for another number of atoms; for far more, that they take as long as these at least."""
+        return self.seconds * (atoms / self.atoms if atoms <= _REACH * self.atoms else 1.0)
 
 
 def repeated(atoms: Atoms, count: int) -> Atoms:
@@ -96,24 +109,24 @@ def measure(
     repeats: int,
     exact: Engine | None = None,
     patience_s: float = inf,
-    paces: Mapping[str, float] | None = None,
+    paces: dict[str, Pace] | None = None,
     threads: int | None = None,
     seed: int = 0,
 ) -> list[Row]:
     """A row for each runner that can be asked in this way.
 
     Own ones are compared with ``exact``. A runner that fails, has not the memory, or whose call takes longer than
-    ``patience_s``, is a row that says so; with ``paces``, ms an atom of its earlier cases, it is not even tried.
+    ``patience_s``, is a row that says so; it is not even tried where ``paces``, of its earlier cases, foretell that.
+    They are brought up to date.
     """
-    generator = np.random.default_rng(seed)
+    generator, known = np.random.default_rng(seed), {} if paces is None else paces
     able = [runner for runner in runners if case.way in runner.ways]
-    expected = {runner.name: (paces or {}).get(runner.name, 0.0) * case.atoms / 1000 for runner in able}
     with pytorch_threads(threads):
-        notes = {one.name: _try(one, case, generator, patience_s, expected[one.name]) for one in able}
+        notes = {one.name: _try(one, case, generator, patience_s, known) for one in able}
         timed = [runner for runner in able if notes[runner.name] is None]
-        differences = {} if exact is None else _differences(case, timed, exact)
-    ready = {runner.name: _moving(runner, case, generator) for runner in timed}
-    times = time_in_turns(ready, repeats=repeats, turn_s=TURN_S, threads=threads)
+        differences = {} if exact is None else _differences(case, timed, exact, generator)
+        times = _times(case, timed, generator, repeats, notes)
+    known.update({name: Pace(timing.median_ms / 1000, case.atoms) for name, timing in times.items()})
     return [
         Row(
             name=one.name,
@@ -140,11 +153,11 @@ def measure_all(
     threads: int | None,
 ) -> Iterator[Row]:
     """The rows of all cases, as they come; what was slow on a small structure is left out on a large one."""
-    paces: dict[str, float] = {}
+    paces: dict[str, Pace] = {}
     for case in many:
-        rows = measure(case, runners, repeats=repeats, exact=exact, patience_s=patience_s, paces=paces, threads=threads)
-        paces |= {row.name: row.timing.median_ms / row.atoms for row in rows if row.timing is not None}
-        yield from rows
+        yield from measure(
+            case, runners, repeats=repeats, exact=exact, patience_s=patience_s, paces=paces, threads=threads
+        )
 
 
 def _moving(runner: Runner, case: Case, generator: np.random.Generator) -> Callable[[], Call]:
@@ -157,20 +170,51 @@ def _moving(runner: Runner, case: Case, generator: np.random.Generator) -> Calla
 
 
 def _try(
-    runner: Runner, case: Case, generator: np.random.Generator, patience_s: float, expected_s: float
+    runner: Runner, case: Case, generator: np.random.Generator, patience_s: float, paces: dict[str, Pace]
 ) -> str | None:
     """Two calls, the first of which compiles what has to be. Why it is not to be timed, or None."""
+    expected_s = paces[runner.name].foretell(case.atoms) if runner.name in paces else 0.0
     if expected_s > patience_s:
-        return f"left out: a call would take about {expected_s:.0f} s"
-    foreign = Exception if runner.kind == "peer" else (ZooError, MemoryError, RuntimeError)  # peers raise anything
+        paces[runner.name] = Pace(expected_s, case.atoms)
+        return f"left out: a call would take more than {patience_s:g} s"
     try:
-        with _within_free_memory():
+        with within_free_memory():
             ready = _moving(runner, case, generator)
             ready()()
             took_s = time_once(ready()) / 1000
-    except foreign as error:
+    except _foreign(runner) as error:
         return _why(error)
-    return None if took_s <= patience_s else f"left out: a call took {took_s:.0f} s"
+    if took_s <= patience_s:
+        return None
+    paces[runner.name] = Pace(took_s, case.atoms)
+    return f"left out: a call took {took_s:.0f} s"
+
+
+def _times(
+    case: Case, timed: Sequence[Runner], generator: np.random.Generator, repeats: int, notes: dict[str, str | None]
+) -> dict[str, Timing]:
+    """Of each runner; one that fails late gets its note, and the others go on."""
+    by_name = {runner.name: runner for runner in timed}
+
+    def excused(name: str, error: Exception) -> bool:
+        if not isinstance(error, _foreign(by_name[name])):
+            return False
+        notes[name] = _why(error)
+        return True
+
+    ready: dict[str, Callable[[], Call]] = {}
+    with within_free_memory():
+        for name, runner in by_name.items():
+            try:
+                ready[name] = _moving(runner, case, generator)
+            except _foreign(runner) as error:
+                notes[name] = _why(error)
+        return time_in_turns(ready, repeats=repeats, turn_s=TURN_S, excused=excused)
+
+
+def _foreign(runner: Runner) -> tuple[type[Exception], ...]:
+    """Errors that are not a fault of this program; peers raise anything."""
+    return (Exception,) if runner.kind == "peer" else (ZooError, MemoryError, RuntimeError)
 
 
 def _why(error: Exception) -> str:
@@ -180,21 +224,33 @@ def _why(error: Exception) -> str:
     return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"
 
 
-def _differences(case: Case, timed: Sequence[Runner], exact: Engine) -> dict[str, float]:
-    """meV/Å, the largest of a force component of own runners; nothing where float64 has not the memory."""
-    own, expected = [runner for runner in timed if runner.kind == "own"], None
-    if not own:
-        return {}
-    with until_out_of_memory(), _within_free_memory():
-        expected = forces_of(exact.predict(list(case.structures)))
-    if expected is None:
-        return {}
-    found = {runner.name: forces_of(runner.ways[case.way](case.structures)()) for runner in own}
-    return {name: float(np.abs(forces - expected).max()) * MEV_PER_EV for name, forces in found.items()}
+def _differences(
+    case: Case, timed: Sequence[Runner], exact: Engine, generator: np.random.Generator
+) -> dict[str, float]:
+    """meV/Å, the largest of a force component of own runners; nothing where there is no answer, as for want of memory.
+
+    Atoms are moved before: in a perfect crystal all forces are zero, whoever is asked.
+    """
+    moved = [move(atoms, generator) for atoms in case.structures]
+    own = {runner.name: runner.ways[case.way] for runner in timed if runner.kind == "own"}
+    expected = _answer(lambda structures: lambda: exact.predict(structures), moved) if own else None
+    found = {} if expected is None else {name: _answer(ask, moved) for name, ask in own.items()}
+    return {
+        name: float(np.abs(forces - expected).max()) * MEV_PER_EV
+        for name, forces in found.items()
+        if forces is not None
+    }
+
+
+def _answer(ask: Ask, structures: Sequence[Atoms]) -> np.ndarray | None:
+    """(atoms, 3) eV/Å; None where the structures are refused or memory ends."""
+    with suppress(ZooError), until_out_of_memory(), within_free_memory():
+        return forces_of(ask(structures)())
+    return None
 
 
 @contextmanager
-def _within_free_memory() -> Iterator[None]:
+def within_free_memory() -> Iterator[None]:
     """What asks for more memory than is free gets an error, where Linux would end the process."""
     if not _STATM.exists() or torch.cuda.is_available():  # CUDA takes addresses without memory
         yield

@@ -14,18 +14,23 @@ from rich.table import Table
 
 from zoo.bench.cases import Row
 from zoo.bench.roofline import Limits, Roofline
-from zoo.bench.runners import Absent, Way
+from zoo.bench.runners import NEW_LIST, Absent, Way
 from zoo.evaluate.figures import scaling
 from zoo.files import atomic_write
 
 TITLES: dict[Way, str] = {
-    "ase": "Through ASE, atoms moving, neighbour list included",
+    "ase": "Through ASE, atoms moving",
     "potential": "The potential alone, its neighbours found before",
     "batch": "Many structures in one call, neighbour lists included",
 }
 Line = dict[str, Any]  # a row as JSON has it
 
+NEW_LIST_TOLD = (
+    "Through ASE, zoo's calculators keep their neighbours while atoms move little, as in dynamics; new list: all are "
+    "sought at each call, as by calculators without a skin."
+)
 _HEADS = ("ms", "quartiles", "times", "difference (meV/Å)")
+_TIMES_NEW_LIST = "times (new list)"
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,16 @@ class Report:
 
 
 def as_lines(rows: Sequence[Row]) -> list[Line]:
-    """Rows as plain data, and in each how many times as long it takes as the engine's own first of its size."""
+    """Rows as plain data, and in each how many times as long it takes as the engine's own first of its size.
+
+    ``times_new_list`` is the same beside the engine that seeks all neighbours at each call.
+    """
     lines = []
     for _, group in groupby(rows, key=lambda row: (row.way, row.structures, row.atoms)):
         many = list(group)
-        own = next((row.timing.median_ms for row in many if row.kind == "own" and row.timing is not None), None)
-        lines += [_line(row, own) for row in many]
+        own = {row.name: row.timing.median_ms for row in many if row.kind == "own" and row.timing is not None}
+        new_list = own.pop(NEW_LIST, None)
+        lines += [_line(row, next(iter(own.values()), None), new_list) for row in many]
     return lines
 
 
@@ -90,6 +99,7 @@ def text(report: Report, width: int) -> str:
         f"{report.name}: {report.potential}",
         f"Energy and forces in {report.dtype} on {where}; torch {report.versions['torch']}. Medians; times: as long as "
         "the first row of a size; difference: of forces, the largest, from the engine in float64 by PyTorch.",
+        NEW_LIST_TOLD,
     ]
     console = Console(width=width, color_system=None, force_terminal=False, file=io.StringIO(), legacy_windows=False)
     with console.capture() as captured:
@@ -108,7 +118,7 @@ def text(report: Report, width: int) -> str:
 
 def markdown(way: Way, lines: Sequence[Line]) -> list[str]:
     """The lines of the same table in Markdown."""
-    heads = _heads(way)
+    heads = _heads(way, lines)
     cells = [row for group in _cells(way, lines) for row in group]
     return [
         f"| {' | '.join(heads)} |",
@@ -127,9 +137,9 @@ def notes(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _table(way: Way, lines: Sequence[Line]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for number, head in enumerate(_heads(way)):
-        table.add_column(head, justify="left" if number == 2 else "right", min_width=None if number != 2 else 18)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for number, head in enumerate(_heads(way, lines)):
+        table.add_column(head, justify="left" if number == 2 else "right", no_wrap=head in ("what", "quartiles"))
     for number, group in enumerate(_cells(way, lines)):
         if number:
             table.add_section()
@@ -138,30 +148,37 @@ def _table(way: Way, lines: Sequence[Line]) -> Table:
     return table
 
 
-def _heads(way: Way) -> tuple[str, ...]:
+def _heads(way: Way, lines: Sequence[Line]) -> tuple[str, ...]:
     size = ("structures", "atoms", "what", "structures/s") if way == "batch" else ("atoms", "edges", "what", "µs/atom")
-    return (*size[:3], *_HEADS[:2], size[3], *_HEADS[2:])
+    new_list = (_TIMES_NEW_LIST,) if _has_new_list(lines) else ()
+    return (*size[:3], *_HEADS[:2], size[3], _HEADS[2], *new_list, _HEADS[3])
+
+
+def _has_new_list(lines: Sequence[Line]) -> bool:
+    return any(line["times_new_list"] is not None for line in lines)
 
 
 def _cells(way: Way, lines: Sequence[Line]) -> Iterator[list[list[str]]]:
     """The text of the lines of each size; only its first says what the size is."""
     keys = ("structures", "atoms") if way == "batch" else ("atoms", "edges")
+    new_list = _has_new_list(lines)
     for _, group in groupby(lines, key=lambda line: (line["structures"], line["atoms"])):
         yield [
-            [*(f"{line[key]:,}" if number == 0 else "" for key in keys), line["name"], *_numbers(line)]
+            [*(f"{line[key]:,}" if number == 0 else "" for key in keys), line["name"], *_numbers(line, new_list)]
             for number, line in enumerate(group)
         ]
 
 
-def _numbers(line: Line) -> list[str]:
+def _numbers(line: Line, new_list: bool) -> list[str]:
+    times = [line["times"], line["times_new_list"]] if new_list else [line["times"]]
     if line["median_ms"] is None:
-        return ["-", "", "", "", ""]
-    difference, times = line["force_difference_meV_A"], line["times"]
+        return ["-", "", "", *("" for _ in times), ""]
+    difference = line["force_difference_meV_A"]
     return [
         _short(line["median_ms"]),
         f"{_short(line['low_ms'])} to {_short(line['high_ms'])}",
         _short(1000 * line["structures"] / line["median_ms"] if line["way"] == "batch" else line["us_atom"]),
-        "-" if times is None else _short(times),
+        *("-" if one is None else _short(one) for one in times),
         "-" if difference is None else f"{difference:.2g}",
     ]
 
@@ -183,8 +200,11 @@ def _roofline_lines(report: Report) -> Iterator[str]:
         yield f"{one.name}, {one.atoms:,} atoms: {', '.join(parts)}"
 
 
-def _line(row: Row, own_ms: float | None) -> Line:
+def _line(row: Row, own_ms: float | None, new_list_ms: float | None) -> Line:
     plain = {key: value for key, value in asdict(row).items() if key != "timing"}
     timing = dict.fromkeys(("median_ms", "low_ms", "high_ms", "repeats")) if row.timing is None else asdict(row.timing)
-    times = None if own_ms is None or row.timing is None else row.timing.median_ms / own_ms
-    return {**plain, **timing, "us_atom": row.us_atom, "times": times}
+    times = {
+        name: None if beside is None or row.timing is None else row.timing.median_ms / beside
+        for name, beside in (("times", own_ms), ("times_new_list", new_list_ms))
+    }
+    return {**plain, **timing, "us_atom": row.us_atom, **times}

@@ -17,9 +17,8 @@ _SQUARE = 1024  # rows and columns of the matrices whose product tells the limit
 _COPIED = 32 << 20  # numbers: more than any cache holds
 _SECONDS = 0.3  # that each measurement of a limit takes
 _ROWS = 18  # of channels that a layer keeps of an atom: s 1, v 3, φ 3, mixed 6, gates 3, hidden ones 2
-_PASSES = (
-    5  # of such a row: written and read on the way there; read, and its gradient written and read, on the way back
-)
+# of such a row: written and read on the way there; read, and its gradient written and read, on the way back
+_PASSES = 5
 _TABLE = 6  # rows of a table of filters that give a filter and its slope at one distance
 _EDGE = 6  # numbers that tell an edge: its two atoms, its direction, its length
 

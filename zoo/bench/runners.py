@@ -15,12 +15,13 @@ from zoo.engine import Engine
 from zoo.errors import UnknownNameError, ZooError, ZooWarning
 from zoo.evaluate.speed import Call
 from zoo.load import load
-from zoo.neighbors import build_graph
+from zoo.neighbors import SkinList, build_graph
 from zoo.potential import Prediction, given
 
 Way = Literal["ase", "potential", "batch"]
 Kind = Literal["own", "teacher", "other", "peer"]
 Ask = Callable[[Sequence[Atoms]], Call]  # from structures to what is timed
+NEW_LIST = "compiled, new list"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,25 @@ def engine_runner(engine: Engine, name: str, kind: Kind) -> Runner:
     return Runner(name, kind, ways)
 
 
+def new_list_runner(engine: Engine) -> Runner:
+    """A compiled engine through ASE that seeks all neighbours at each call, as calculators without a skin do."""
+    if not engine.potential.traits.energies:
+        return Runner(NEW_LIST, "own", {})
+    calculator = engine.calculator()
+    ask = ask_calculator(calculator)
+
+    def ready(structures: Sequence[Atoms]) -> Call:
+        calculator.neighbors = SkinList(engine.potential.cutoff)
+        return ask(structures)
+
+    return Runner(NEW_LIST, "own", {"ase": ready})
+
+
 def own_runners(name: str | Path, **options: Any) -> tuple[list[Runner | Absent], Engine, Engine]:
     """An engine by compiled code and by PyTorch; it as it is loaded, and in float64 by PyTorch, to compare with.
 
-    ``options`` are those of ``zoo.load``. Raises what it raises.
+    Compiled code is also asked with a new neighbour list at each call. ``options`` are those of ``zoo.load``. Raises
+    what it raises.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ZooWarning)
@@ -63,9 +79,10 @@ def own_runners(name: str | Path, **options: Any) -> tuple[list[Runner | Absent]
     told = [str(warning.message).partition(";")[0] for warning in caught if warning.category is ZooWarning]
     plain = load(name, compile=False, **options)
     exact = load(name, compile=False, **(options | {"dtype": "float64"}))
-    why = "; ".join(told) or "ZOO_COMPILE is never"
-    compiled = engine_runner(fast, "compiled", "own") if fast.compiled else Absent("compiled", why)
-    return [compiled, engine_runner(plain, "PyTorch", "own")], fast, exact
+    compiled: list[Runner | Absent] = [Absent("compiled", "; ".join(told) or "ZOO_COMPILE is never")]
+    if fast.compiled:
+        compiled = [engine_runner(fast, "compiled", "own"), new_list_runner(fast)]
+    return [*compiled, engine_runner(plain, "PyTorch", "own")], fast, exact
 
 
 def loaded_runner(name: str, kind: Kind, **options: Any) -> Runner | Absent:

@@ -137,10 +137,16 @@ def fit_references(student: Student, examples: Sequence[Example], weights: LossS
     elif len(energies) == len(examples) and bool(energies.isfinite().all()):
         student.references.copy_(_least_squares(student, examples, energies))
     source: Source = weights.force_from if weights.force > 0 or weights.gradient > 0 else "teacher"
-    known = [labels.forces for e in examples if (labels := labels_of(e, source)) is not None]
-    forces = torch.cat([one for one in known if one is not None] or [student.scale.new_ones(1, 3)])
-    student.scale.fill_(float(forces.square().mean().sqrt()) or 1.0)  # eV, over one Å
+    forces = _known_forces(examples, source) or _known_forces(examples, "dataset")
+    if forces:
+        student.scale.fill_(float(torch.cat(forces).square().mean().sqrt()) or 1.0)  # eV, over one Å
     student.calibrate([example.graph for example in examples])
+
+
+def _known_forces(examples: Sequence[Example], source: Source) -> list[Tensor]:
+    """(atoms, 3) eV/Å of each structure that has some."""
+    found = [labels_of(example, source) for example in examples]
+    return [labels.forces for labels in found if labels is not None and labels.forces is not None]
 
 
 def _least_squares(student: Student, examples: Sequence[Example], energies: Tensor) -> Tensor:

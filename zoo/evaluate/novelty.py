@@ -12,7 +12,7 @@ from zoo.novelty import (
     NoveltyModel,
     calibrate,
     describe,
-    fit,
+    fit_structures,
     force_errors,
     rank_correlation,
     threshold,
@@ -30,7 +30,7 @@ class FittedNovelty:
 def fit_novelty(contest: Contest) -> FittedNovelty:
     """That of the student of a contest. Raises CapabilityError without node features, LabelError without errors."""
     student, learned = contest.student, contest.learned
-    gaussians = fit(describe(student, learned.train), student.elements)
+    gaussians = fit_structures(student, learned.train)
     validation = describe(student, learned.validation, forces=True)
     scales = calibrate(gaussians, validation, forces_of(learned.validation, learned.labels))
     model = NoveltyModel(gaussians, scales, threshold_meV_A=0.0)

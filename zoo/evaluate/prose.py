@@ -71,11 +71,13 @@ def novelty(report: Report) -> str:
     found = report.novelty
     if found is None:
         return "It has no novelty score: nothing tells how far a structure within these limits is from what it learned."
+    ranked = "not defined" if found.rank_correlation is None else f"{found.rank_correlation:.2f}"
     return (
         "Within these limits, `engine.novelty(structures)` tells at the price of a forward pass how far the "
         "surroundings of each atom are from those that it learned, as the error of the force to be expected (meV/Å). "
-        f"On the test set the rank correlation with the true errors of {found.atoms} atoms is "
-        f"{found.rank_correlation:.2f}, and {100 * found.coverage:.0f} % of these are within twice what was expected. "
+        f"On the test set the rank correlation with the true errors of {found.atoms} atoms is {ranked}, and "
+        f"{100 * found.coverage:.0f} % of these are within twice what was expected; their root mean square is "
+        f"{number(found.error_rms_meV_A)} meV/Å, where {number(found.expected_rms_meV_A)} was expected. "
         f"Beyond {number(found.threshold_meV_A)} meV/Å an atom is newer than what the engine was tested on."
     )
 

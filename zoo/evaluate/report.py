@@ -64,7 +64,7 @@ class Figures(Config):
     lattice_constant_A: float | None = Field(None, gt=0)
     bulk_modulus_GPa: float | None = None
     drift_meV_atom_ps: float | None = None  # slope of the total energy in NVE dynamics
-    ms_per_call: float | None = Field(None, gt=0)  # energy and forces, neighbour list included
+    ms_per_call: float | None = Field(None, gt=0)  # energy and forces, neighbours kept while atoms move little
     reasons: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -105,7 +105,7 @@ class NoveltyFigures(Config):
     Errors of forces are lengths of differences, of single atoms.
     """
 
-    rank_correlation: float = Field(ge=-1, le=1)  # Spearman's, of expected and true errors
+    rank_correlation: float | None = Field(ge=-1, le=1)  # Spearman's, of expected and true errors; None of equal ones
     coverage: float = Field(ge=0, le=1)  # of atoms, whose error is within twice what was expected
     expected_rms_meV_A: float = Field(ge=0)
     error_rms_meV_A: float = Field(ge=0)
@@ -330,10 +330,12 @@ def novelty_remarks(report: Report) -> list[str]:
     if found is None:
         reason = report.novelty_reason
         return [] if reason == OLDER else [f"What is new to the student, nothing tells ({reason})."]
+    ranked = "not defined" if found.rank_correlation is None else f"{found.rank_correlation:.2f}"
     return [
-        f"Novelty: the rank correlation of expected and true errors of forces is {found.rank_correlation:.2f}, and "
-        f"{found.coverage:.0%} are within twice what was expected; beyond {number(found.threshold_meV_A)} meV/Å "
-        "an atom is newer than those that were tested."
+        f"Novelty: the rank correlation of expected and true errors of forces is {ranked}, and "
+        f"{found.coverage:.0%} are within twice what was expected; their root mean square is "
+        f"{number(found.error_rms_meV_A)} meV/Å, where {number(found.expected_rms_meV_A)} was expected; beyond "
+        f"{number(found.threshold_meV_A)} meV/Å an atom is newer than those that were tested."
     ]
 
 

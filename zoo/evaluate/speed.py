@@ -35,29 +35,41 @@ def time_calls(
     generator: np.random.Generator,
     threads: int | None = None,
 ) -> dict[str, Timing]:
-    """Energy and forces of ``atoms`` through each ASE calculator, neighbour list included, timed in turns.
+    """Energy and forces of ``atoms`` through each ASE calculator, timed in turns.
 
-    Atoms are moved at random before each call. ``repeats`` and ``threads`` as in ``time_in_turns``.
+    Atoms are moved at random before each call, by so little that a neighbour list with a skin holds, as in dynamics.
+    ``repeats`` and ``threads`` as in ``time_in_turns``.
     """
     calls = {name: calculator_turn(calculator, atoms, generator) for name, calculator in calculators.items()}
     return time_in_turns(calls, repeats=repeats, threads=threads)
 
 
 def time_in_turns(
-    calls: Mapping[str, Callable[[], Call]], *, repeats: int, turn_s: float = 0.0, threads: int | None = None
+    calls: Mapping[str, Callable[[], Call]],
+    *,
+    repeats: int,
+    turn_s: float = 0.0,
+    threads: int | None = None,
+    excused: Callable[[str, Exception], bool] | None = None,
 ) -> dict[str, Timing]:
     """The time of each call; what makes one ready, and returns it, is not timed.
 
     The calls take turns, so that what else the machine does falls on all alike. A turn begins with a call that is not
     timed: what an engine needs is then in the caches, as it is in dynamics. Up to BLOCK timed calls follow, ``repeats``
     in all turns together; a turn of fast calls goes on for ``turn_s`` seconds, so that they are timed more often.
-    ``threads`` is PyTorch's number for the run; None leaves it.
+    ``threads`` is PyTorch's number for the run; None leaves it. What raises an error ends the run, unless ``excused``,
+    which gets its name and the error, is true of it: then it alone ends, and has no time.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with pytorch_threads(threads):
         for done in tqdm(range(0, repeats, BLOCK), desc="timing", unit="turn", delay=2):
-            for name, ready in calls.items():
-                taken[name] += _turn(ready, min(BLOCK, repeats - done), turn_s)
+            for name in list(taken):
+                try:
+                    taken[name] += _turn(calls[name], min(BLOCK, repeats - done), turn_s)
+                except Exception as error:
+                    if excused is None or not excused(name, error):
+                        raise
+                    del taken[name]
     return {name: _timing(milliseconds) for name, milliseconds in taken.items()}
 
 

@@ -2,9 +2,6 @@
 
 import ctypes
 import hashlib
-import os
-import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,14 +11,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from zoo.errors import CapabilityError
 from zoo.files import cache_root
-from zoo.native import keep, processor, whole_files
+from zoo.native import discard, find_compiler, keep, processor, whole_files
 
 SOURCES = ("painn.cpp", "dense.h", "edges.h", "lists.h", "steps.h", "vectors.h")
 # Nothing that lets the compiler forget NaN and infinity, or reorder sums: what the machine computes is seen.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 THREADS = ("-fopenmp", "-fopenmp-simd")  # the second where the compiler has no threads: one computes then
-_COMPILERS = ("c++", "g++", "clang++")
 _PATIENCE = 300  # seconds
 _turn = threading.Lock()
 _loaded: dict[Path, tuple[ctypes.CDLL, str]] = {}
@@ -51,6 +48,8 @@ def compile_kernels() -> Compiled:
             return _find_or_build()
     except _NoLibraryError as error:
         return Compiled(None, str(error))
+    except CapabilityError as error:  # no compiler; what to do, the kernel says
+        return Compiled(None, str(error).partition(";")[0])
     except OSError as error:
         return Compiled(None, f"the library could not be kept in {cache_root() / 'kernels'} ({error})")
 
@@ -58,19 +57,9 @@ def compile_kernels() -> Compiled:
 def _find_or_build() -> Compiled:
     folder = cache_root() / "kernels" / _digest()
     if folder not in _loaded:
-        _loaded[folder] = _open_kept(folder) or _open(_build_aloud(_find_compiler(), folder))
+        _loaded[folder] = _open_kept(folder) or _open(_build_aloud(find_compiler(), folder))
     library, name = _loaded[folder]
     return Compiled(library, folder=folder, name=name)
-
-
-def _find_compiler() -> list[str]:
-    """The command, with the words that CXX may have after it."""
-    asked = shlex.split(os.environ.get("CXX", ""))
-    for command in [asked] if asked else [[name] for name in _COMPILERS]:
-        if found := shutil.which(command[0]):
-            return [found, *command[1:]]
-    names = f"the compiler of CXX, {asked[0]}, is not" if asked else f"of the compilers {', '.join(_COMPILERS)} none is"
-    raise _NoLibraryError(f"{names} on this machine")
 
 
 def _digest() -> str:
@@ -88,7 +77,7 @@ def _open_kept(folder: Path) -> tuple[ctypes.CDLL, str] | None:
         try:
             return ctypes.CDLL(str(path)), path.stem
         except OSError:
-            path.unlink(missing_ok=True)
+            discard(path)
     return None
 
 
