@@ -30,6 +30,7 @@ from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.recompute import Result, recomputed
 
 WORKING_MEMORY = 3 << 30  # bytes kept for a gradient; where it would be more, blocks are computed again
+_FOR_FORCES = 2  # times that may be kept where forces themselves are a gradient, which each call then takes
 _KEPT_TWICE = 3.5  # times what a gradient keeps is about what its derivative does, in either order
 _HEAD_LAYERS = 4  # before the last
 
@@ -75,7 +76,7 @@ class Backbone(nn.Module):
         super().__init__()
         blocks, layers = config.num_blocks, config.num_global_out_layers
         self.config = config
-        self.working_memory = WORKING_MEMORY
+        self.working_memory = WORKING_MEMORY * (1 if config.forces == "direct" else _FOR_FORCES)
         self.bases = Bases(config)
         self.int_blocks = nn.ModuleList(InteractionBlock(config) for _ in range(blocks))
         self.out_blocks = nn.ModuleList(OutputBlock(config) for _ in range(blocks + 1))
