@@ -30,7 +30,7 @@ from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.recompute import Result, recomputed
 
 WORKING_MEMORY = 3 << 30  # bytes kept for a gradient; where it would be more, blocks are computed again
-_FOR_FORCES = 2  # times that may be kept where forces themselves are a gradient, which each call then takes
+_FOR_FORCES = 2  # times that may be kept for forces that are a gradient themselves, which each call takes
 _KEPT_TWICE = 3.5  # times what a gradient keeps is about what its derivative does, in either order
 _HEAD_LAYERS = 4  # before the last
 
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         super().__init__()
         blocks, layers = config.num_blocks, config.num_global_out_layers
         self.config = config
-        self.working_memory = WORKING_MEMORY * (1 if config.forces == "direct" else _FOR_FORCES)
+        self.working_memory = WORKING_MEMORY
         self.bases = Bases(config)
         self.int_blocks = nn.ModuleList(InteractionBlock(config) for _ in range(blocks))
         self.out_blocks = nn.ModuleList(OutputBlock(config) for _ in range(blocks + 1))
@@ -87,10 +87,12 @@ class Backbone(nn.Module):
     def forward(self, atoms: Tensor, graph: Graph) -> tuple[Tensor, Tensor, Tensor | None, Edges]:
         """The last embeddings of atoms, the outputs of atoms (atoms, emb_size_atom) and of edges, and these."""
         graphs = find_graphs(graph, self.config)
-        has_tangent = forward_ad.unpack_dual(graph.positions).tangent is not None
-        again = self.blocks_recomputed(
-            self.kept_bytes(graphs, atoms.element_size()) * (_KEPT_TWICE if has_tangent else 1)
-        )
+        kept = self.kept_bytes(graphs, atoms.element_size())
+        if forward_ad.unpack_dual(graph.positions).tangent is not None:
+            kept *= _KEPT_TWICE
+        elif self.config.forces == "gradient":
+            kept /= _FOR_FORCES
+        again = self.blocks_recomputed(kept)
         messages, basis = self.bases(atoms, graphs)
         parts = [self.out_blocks[0](atoms, messages, basis)]
         blocks = cast(Iterable[InteractionBlock], self.int_blocks)
@@ -103,7 +105,7 @@ class Backbone(nn.Module):
         of_edges = self.out_mlp_F([part[1] for part in parts]) if self.config.forces == "direct" else None
         return atoms, of_atoms, of_edges, basis.graphs.main
 
-    def kept_bytes(self, graphs: Graphs, element_size: int) -> int:
+    def kept_bytes(self, graphs: Graphs, element_size: int) -> float:
         """An estimate of what all layers together keep for a gradient by positions."""
         config, main, middle = self.config, graphs.main, graphs.middle
         residuals = config.num_before_skip + config.num_after_skip + config.num_concat
@@ -114,7 +116,7 @@ class Backbone(nn.Module):
         by_edges = len(main.sources) * config.emb_size_edge * layers
         by_pairs = 4 * pairs * config.num_spherical * config.emb_size_quad_in
         by_basis = 3 * pairs * main.width * config.num_spherical
-        return element_size * (config.num_blocks * (by_edges + by_pairs) + by_basis)
+        return float(element_size * (config.num_blocks * (by_edges + by_pairs) + by_basis))
 
     def blocks_recomputed(self, kept: float) -> int:
         """How many blocks, the first ones, are computed again when a gradient is taken that would keep so many bytes.
