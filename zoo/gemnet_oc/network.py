@@ -7,8 +7,9 @@ and directly. Parameters have the names of a fine-tuned checkpoint: ``embedding`
 Which neighbours an atom hears of depends on their order where more are near than are kept (``find_graphs``): then
 energies depend on the order of atoms, and jump when the nearest change. Derivatives by differences are unsafe there.
 
-Where a gradient by positions would keep more than ``WORKING_MEMORY``, blocks are computed again when it is taken
-(``zoo/recompute.py``), and products of the Hessian are taken forward over reverse, in a fraction of the memory.
+Where a gradient by positions would keep more than ``WORKING_MEMORY``, or that of an energy for forces more than twice
+as much, blocks are computed again when it is taken (``zoo/recompute.py``), and products of the Hessian are taken
+forward over reverse, in a fraction of the memory.
 """
 
 from collections.abc import Callable, Iterable
@@ -87,7 +88,7 @@ class Backbone(nn.Module):
     def forward(self, atoms: Tensor, graph: Graph) -> tuple[Tensor, Tensor, Tensor | None, Edges]:
         """The last embeddings of atoms, the outputs of atoms (atoms, emb_size_atom) and of edges, and these."""
         graphs = find_graphs(graph, self.config)
-        kept = self.kept_bytes(graphs, atoms.element_size())
+        kept: float = self.kept_bytes(graphs, atoms.element_size())
         if forward_ad.unpack_dual(graph.positions).tangent is not None:
             kept *= _KEPT_TWICE
         elif self.config.forces == "gradient":
@@ -105,7 +106,7 @@ class Backbone(nn.Module):
         of_edges = self.out_mlp_F([part[1] for part in parts]) if self.config.forces == "direct" else None
         return atoms, of_atoms, of_edges, basis.graphs.main
 
-    def kept_bytes(self, graphs: Graphs, element_size: int) -> float:
+    def kept_bytes(self, graphs: Graphs, element_size: int) -> int:
         """An estimate of what all layers together keep for a gradient by positions."""
         config, main, middle = self.config, graphs.main, graphs.middle
         residuals = config.num_before_skip + config.num_after_skip + config.num_concat
@@ -116,7 +117,7 @@ class Backbone(nn.Module):
         by_edges = len(main.sources) * config.emb_size_edge * layers
         by_pairs = 4 * pairs * config.num_spherical * config.emb_size_quad_in
         by_basis = 3 * pairs * main.width * config.num_spherical
-        return float(element_size * (config.num_blocks * (by_edges + by_pairs) + by_basis))
+        return element_size * (config.num_blocks * (by_edges + by_pairs) + by_basis)
 
     def blocks_recomputed(self, kept: float) -> int:
         """How many blocks, the first ones, are computed again when a gradient is taken that would keep so many bytes.
