@@ -21,6 +21,10 @@ _OPTIONAL = {  # marker -> package, how to get it
     "reference": ("fairchem", "pip install --no-deps fairchem-core==1.10.0 torch_geometric"),
     "scatter": ("torch_scatter", "pip install --no-build-isolation torch-scatter"),
     "torchsim": ("torch_sim", "pip install torch-sim-atomistic"),
+    "mace": ("mace", "pip install mace-torch"),
+    "orb": ("orb_models", "pip install orb-models"),
+    "aimnet2": ("aimnet", "pip install aimnet"),
+    "fairchem": ("torchtnt", "pip install fairchem-core"),  # which version 1 does not need
 }
 
 

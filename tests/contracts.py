@@ -60,8 +60,10 @@ def laws_of(potential: Potential) -> dict[str, Law]:
         "stress_symmetric": not traits.stress,
         "stress_needs_volume": not traits.stress,
         "features": not traits.features,
+        "rotation": not traits.rotation_invariant,
         "reflection": not traits.reflection_invariant,
         "permutation": not traits.permutation_invariant,
+        "size_consistency": not traits.size_consistent,
         "supercell": not traits.permutation_invariant,  # which numbers its atoms anew
         "smooth_cutoff": traits.smoothness < 0,
         "no_cusp": traits.smoothness < 0,

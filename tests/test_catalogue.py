@@ -1,6 +1,5 @@
 """Names, recipes, cards, adapters and the catalogue say the same."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from zoo.licences import CODE_LICENCE, TERMS
 from zoo.naming import is_engine_name
 from zoo.recipe import read_recipe
 from zoo.students import build_student
-from zoo.teachers import ANNOUNCED, FINE_TUNED, load_teacher, needs_weights, teacher_names
+from zoo.teachers import FINE_TUNED, absent, load_teacher, teacher_names
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,16 +55,15 @@ def test_packages_are_the_teachers_that_recipes_may_name() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-@pytest.mark.parametrize(
-    "name", [name for name in teacher_names() if name not in ANNOUNCED and not needs_weights(name)]
-)
+@pytest.mark.parametrize("name", [name for name in teacher_names() if name not in FINE_TUNED])
 def test_a_teacher_says_of_itself_what_the_catalogue_says(name: str) -> None:
-    entry = entries()[name]
-    if importlib.util.find_spec(entry.package) is None:
-        pytest.skip(f"{entry.package} is not installed")
+    entry, why = entries()[name], absent(name)
+    if why is not None:
+        pytest.skip(why)
     teacher = load_teacher(name)
     assert teacher.package.split()[0] == entry.package
     assert (teacher.licence_code, teacher.licence_weights) == (entry.licence_code, entry.licence_weights)
+    assert teacher.level_of_theory == entry.level_of_theory
     assert entry.elements == tuple(chemical_symbols[number] for number in teacher.potential.elements)
     assert entry.parameters in (None, count_parameters(teacher.potential))
     formula = entry.package in ("zoo", "tblite")
@@ -86,6 +84,7 @@ GOOD = {
     "licence_weights": "MIT",
     "teacher": "a/teacher",
 }
+TEACHER = GOOD | {"status": "package", "package": "x", "teacher": None, "periodic": True, "level_of_theory": "PBE"}
 RELEASE = {"repository": "me/a_b", "version": "v2", "commit": "0" * 40, "manifest_sha256": "f" * 64}
 PUBLISHED = GOOD | {"status": "published", "release": RELEASE}
 
@@ -113,6 +112,10 @@ def test_a_published_entry_says_where_it_is() -> None:
         ([GOOD | {"aliases": ["x/y"]}, GOOD | {"name": "a/c", "aliases": ["x/y"]}], "given twice: x/y"),
         ([GOOD | {"aliases": ["old name"]}], "not family/engine"),
         ([GOOD | {"name": "a b"}], "not family/engine"),
+        ([GOOD | {"name": "own/b"}], "would be a teacher of a user's own"),
+        ([GOOD | {"level_of_theory": "PBE"}], "status package, and no other, has periodic and level_of_theory"),
+        ([TEACHER | {"periodic": None}], "status package, and no other, has periodic and level_of_theory"),
+        ([GOOD | {"fastest": "on a GPU"}], "fastest is said of a teacher"),
         ([GOOD | {"package": "x"}], "has teacher alone"),
         ([GOOD | {"status": "package"}], "has package alone"),
         ([GOOD | {"colour": "red"}], "unknown key"),
@@ -170,7 +173,8 @@ def test_what_is_a_repository(text: object, holds: bool) -> None:
     assert is_repository_id(text) is holds
 
 
-def test_nearest_names_are_found_or_all_are_listed() -> None:
+def test_nearest_names_are_found_or_what_lists_them_all_is_told() -> None:
     assert nearest("sevennet-0/silicon-studnet").startswith("nearest: sevennet-0/silicon-student")
     assert "me/engine" in nearest("me/engin", ["me/engine"])
-    assert nearest("qqqqqqqqqqqq").startswith("known: ")
+    assert nearest("silicon") == "nearest: sevennet-0/silicon-student"
+    assert nearest("qqqqqqqqqqqq") == nearest("") == "zoo list shows what there is"

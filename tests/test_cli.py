@@ -158,12 +158,17 @@ def test_check_and_md_look_into_one_namespace(command, made):
 def test_the_list_is_a_table_of_100_columns(made, monkeypatch):
     rows = ask("list", "--json", "--hub", made / "hub")
     lines = ask("list", "--hub", made / "hub").output.splitlines()
-    table = lines[: lines.index("")]
-    assert len(table) == 1 + len(json.loads(rows.output))
     assert max(len(line) for line in lines) <= 100
-    starts = [table[0].index(word) for word in ("status", "licence", "purpose")]
-    for line in table:
-        assert all(line[start - 2 : start] == "  " and line[start] != " " for start in starts)
+    engines, _, teachers, _ = [part.splitlines() for part in "\n".join(lines).split("\n\n")]
+    statuses = [row["status"] for row in json.loads(rows.output)]
+    assert (len(engines), len(teachers)) == (
+        1 + len(statuses) - statuses.count("package"),
+        1 + statuses.count("package"),
+    )
+    for table, heads in ((engines, ("status", "licence", "purpose")), (teachers, ("here", "licence", "purpose"))):
+        starts = [table[0].index(word) for word in heads]
+        for line in table:
+            assert all(line[start - 2 : start] == "  " and line[start] != " " for start in starts)
 
 
 def test_what_a_hub_says_cannot_write_to_the_terminal(monkeypatch):
@@ -233,6 +238,8 @@ def test_what_was_pulled_is_a_hub_elsewhere(to, made, tmp_path, monkeypatch):
 
 def test_pull_says_what_it_cannot_fetch(made, tmp_path):
     assert "pip download sevenn" in refusal(ask("pull", "sevennet-0/teacher"))
+    assert "run: zoo teachers fetch mace-mp-0-small/teacher" in refusal(ask("pull", "mace-mp-0-small/teacher"))
+    assert "run there: zoo convert jmp-l" in refusal(ask("pull", "jmp-l/teacher"))
     assert "is a folder" in refusal(ask("pull", "./x"))
     assert ask("pull").exit_code == 2
     (tmp_path / "file").write_text("")
@@ -315,7 +322,8 @@ def test_a_missing_teacher_package_says_what_to_install(arguments, tmp_path, mon
     silicon(tmp_path)
     for module in ("sevenn", "sevenn.checkpoint"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert "run: pip install sevenn" in refusal(ask(*arguments))
+    line = refusal(ask(*arguments))
+    assert "run: zoo teachers install sevennet (in an environment of its own), or: pip install sevenn" in line
     assert [path.name for path in tmp_path.iterdir()] == ["si.xyz"]
 
 

@@ -45,7 +45,6 @@ from zoo.hub.catalogue import entries
 from zoo.neighbors import build_graph
 from zoo.pull import pull
 from zoo.recipe import read_recipe
-from zoo.recipe_check import known_traits
 from zoo.run import Run
 from zoo.teachers import FINE_TUNED, absent, load_teacher, stated_traits
 from zoo.teachers.jmp.checkpoint import is_data, open_checkpoint
@@ -54,11 +53,11 @@ from zoo.teachers.jmp.layout import SIZES, shape_of
 from zoo.teachers.jmp.weights import (
     layout_of,
     read_weights,
-    weights_folder,
     without_numbers,
     write_tensors,
     write_weights,
 )
+from zoo.teachers.weights import weights_folder
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "gemnet_oc.json").read_text())
 TEACHER, FINE_TUNE = "jmp-s/teacher", "jmp-s/md22-teacher"
@@ -1066,7 +1065,7 @@ def test_a_fine_tune_is_loaded_from_here_unless_a_hub_is_named(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", [TEACHER, FINE_TUNE])
 def test_what_is_known_before_and_after_a_conversion(name: str, file: Path, tmp_path: Path) -> None:
-    before = known_traits(name)
+    before = stated_traits(name)
     assert absent(name) is not None
     assert before.features == 256
     assert not before.conservative
@@ -1074,7 +1073,7 @@ def test_what_is_known_before_and_after_a_conversion(name: str, file: Path, tmp_
     path = file if name == TEACHER else made.fine_tuned(made.size()).save(tmp_path / "mine.ckpt")
     quietly("jmp-s", path, name=name)
     assert absent(name) is None
-    assert known_traits(name) == replace(before, features=10) == load_teacher(name).potential.traits
+    assert stated_traits(name) == replace(before, features=10) == load_teacher(name).potential.traits
 
 
 def test_a_dry_run_is_whole_without_weights_and_says_what_to_run(
@@ -1124,7 +1123,12 @@ def test_what_the_authors_publish_is_fetched_converted_and_removed(
 ) -> None:
     url = publish(site, file, monkeypatch)
     site.troubles.append(Trouble(cut=100_000))
-    result = ask("jmp-s", "--download")
+    refused = ask("jmp-s", "--download")
+    assert refused.exit_code == 1
+    assert "allows no commercial use" in refused.output
+    assert "to accept it run: zoo convert jmp-s --download --accept-licence" in refused.output
+    assert not site.seen
+    result = ask("jmp-s", "--download", "--accept-licence")
     assert result.exit_code == 0, result.output
     assert "licence: CC-BY-NC-4.0, not for commercial use" in result.output
     assert load_teacher(TEACHER).name == TEACHER
@@ -1178,7 +1182,7 @@ def test_another_size_and_another_digest_are_refused_and_what_came_is_kept(
     site: Site, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(site, file, monkeypatch, bytes=file.stat().st_size + 1)
-    assert "announces" in ask("jmp-s", "--download").output
+    assert "announces" in ask("jmp-s", "--download", "--accept-licence").output
     publish(site, file, monkeypatch, etag="0" * 32 + "-1")
     told = ask("jmp-s", "--download").output
     assert "from third hand alone" in told

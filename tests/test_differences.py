@@ -11,12 +11,13 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
-from zoo.errors import CapabilityError, DomainError
+from zoo.errors import CapabilityError, DivergedError, DomainError
 from zoo.graph import Graph
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, Traits
 from zoo.teachers import load_teacher
-from zoo.teachers.differences import Answer, Ask, DifferencesPotential, from_calculator
+from zoo.teachers.calculators import from_calculator
+from zoo.teachers.differences import Answer, Ask, DifferencesPotential, MeasuredDifferences
 
 EXACT = load_teacher("stillinger-weber/teacher", dtype=torch.float64).potential
 
@@ -203,3 +204,66 @@ def test_the_energy_is_the_one_that_forces_belong_to() -> None:
     assert found.energy.item() == 3.0
     assert found.atomic_energies.tolist() == [0.75] * 4
     assert found.stress.isnan().all()
+
+
+# --- the step that is measured ---------------------------------------------------------------------
+
+
+def _counted(calls: list[int]) -> Ask:
+    def ask(*given: Any) -> Answer:
+        calls.append(1)
+        return _ask(*given)
+
+    return ask
+
+
+def test_the_step_is_measured_with_the_first_product_and_then_kept() -> None:
+    calls: list[int] = []
+    potential = MeasuredDifferences(_counted(calls), (14,), name="silicon", traits=Traits()).to(torch.float64)
+    atoms = scenes.molecule((14,))
+    assert _asked(potential, atoms).energy is not None
+    assert potential.differences is None
+    assert len(calls) == 1
+    first = _asked(potential, atoms, probes=_probes(1, 4)).hessian_products
+    kept, measured = potential.differences, len(calls)
+    assert kept is not None
+    assert potential.step == kept.step_A
+    exact = _asked(EXACT, atoms, probes=_probes(1, 4)).hessian_products
+    torch.testing.assert_close(first, exact, rtol=1e-5, atol=1e-5)
+    _asked(potential, atoms, probes=_probes(2, 4))
+    assert len(calls) == measured + 1 + 2 * 2
+    assert potential.differences is kept
+
+
+def test_a_step_that_is_taken_over_is_not_measured() -> None:
+    measured = MeasuredDifferences(_ask, (14,), name="silicon", traits=Traits()).to(torch.float64)
+    graph = build_graph(scenes.molecule((14,)), EXACT.cutoff)
+    found = measured.measure(graph, _probes(1, 4)[0])
+    calls: list[int] = []
+    other = MeasuredDifferences(_counted(calls), (14,), name="silicon", traits=Traits()).to(torch.float64)
+    other.differences = found.model_copy(update={"step_A": 0.01})
+    products = other.predict(graph, probes=_probes(2, 4)).hessian_products
+    assert len(calls) == 1 + 2 * 2
+    torch.testing.assert_close(products, _silicon(step=0.01).predict(graph, probes=_probes(2, 4)).hessian_products)
+
+
+def test_what_truncation_adds_is_a_third_of_the_difference_from_twice_the_step() -> None:
+    """At a step so large that truncation is all there is, whatever the length of the probe."""
+    graph, probes = build_graph(scenes.molecule((14,)), EXACT.cutoff), _probes(1, 4)
+    exact = EXACT.predict(graph, probes=probes).hessian_products
+    potential = MeasuredDifferences(_ask, (14,), name="silicon", traits=Traits(), step=0.01).to(torch.float64)
+    for length in (1.0, 100.0):
+        products = potential.predict(graph, probes=length * probes).hessian_products
+        longest = length * float(probes.norm(dim=-1).max())
+        stated = longest * potential.truncation(graph, length * probes[0], products[0])
+        assert stated == pytest.approx(float((products - length * exact).square().mean().sqrt()), rel=0.1)
+
+
+def test_forces_that_are_not_finite_give_no_step() -> None:
+    def broken(*given: Any) -> Answer:
+        whole = _ask(*given)
+        return Answer(whole.energy, np.full_like(whole.forces, np.nan))
+
+    potential = MeasuredDifferences(broken, (14,), name="silicon", traits=Traits()).to(torch.float64)
+    with pytest.raises(DivergedError, match="silicon gives forces that are not finite for Si4; leave"):
+        _asked(potential, scenes.molecule((14,)), probes=_probes(1, 4))

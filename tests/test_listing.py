@@ -7,13 +7,14 @@ import jmp_checkpoints as made
 import pytest
 from click.testing import CliRunner
 
-from zoo.browse import info_text
+from zoo.browse import info_text, list_text
 from zoo.cli import main
 from zoo.convert import convert
-from zoo.errors import NotReleasedError
+from zoo.errors import NotReleasedError, ZooWarning
 from zoo.listing import describe, listing
 from zoo.teachers.jmp import weights_folder
 from zoo.teachers.jmp.weights import CONFIG
+from zoo.teachers.weights import FACTS
 
 TEACHER, FINE_TUNE = "jmp-s/teacher", "jmp-s/md22-teacher"
 NEW = ("head", "source", "folder", "missing")
@@ -39,8 +40,6 @@ def test_weights_that_are_not_here_come_with_the_command_that_brings_them():
     assert [row[key] for key in ("head", "source", "folder")] == [None] * 3
     assert row == row_of(TEACHER)
     assert "run: zoo convert jmp-s --download" in info_text(row)
-    announced = info_text(describe("mace-mp-0-large/teacher")[0])
-    assert "this version has no adapter for MACE; sevennet-0/teacher can teach the same subset" in announced
 
 
 def test_weights_that_were_converted_say_of_what(file):
@@ -80,5 +79,82 @@ def test_a_fine_tune_is_told_where_it_is_and_where_it_is_made(tmp_path):
 
 
 def test_what_a_package_or_a_recipe_brings_says_nothing_of_weights():
-    for name in ("sevennet-0/teacher", "sevennet-0/silicon-student"):
+    for name in ("stillinger-weber/teacher", "sevennet-0/silicon-student"):
         assert [row_of(name)[key] for key in NEW] == [None] * 4
+    assert row_of("sevennet-0/teacher")["source"] is None
+
+
+def test_a_teacher_tells_where_its_weights_are_from_and_what_to_run_next(monkeypatch):
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: False)
+    row, card = describe("mace-off23-large/teacher")
+    assert card is None
+    assert row == row_of("mace-off23-large/teacher")
+    assert row["source"].startswith("https://")
+    assert row["install"] == "zoo teachers install mace, or: pip install mace-torch"
+    text = " ".join(info_text(row).split())
+    for words in (
+        "level of theory ωB97M-D3(BJ)/def2-TZVPPD",
+        f"weights from {row['source']}",
+        f"digest of the weights {row['digest']}",
+        "licence of the weights LicenseRef-ASL: https://github.com/gabor1/ASL/blob/main/ASL.md",
+        "licence of the code MIT",
+        "commercial use forbidden",
+        "to run it the package mace-torch is not installed; run: zoo teachers install mace",
+        "fastest mode ",
+    ):
+        assert words in text
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: True)
+    text = " ".join(info_text(row_of("mace-off23-large/teacher")).split())
+    assert "to run it its weights are not here; run: zoo teachers fetch mace-off23-large/teacher" in text
+    assert "here yes: zoo.load('sevennet-0/teacher')" in " ".join(info_text(row_of("sevennet-0/teacher")).split())
+
+
+def test_weights_without_a_published_digest_say_so():
+    told = {row["name"]: " ".join(info_text(row).split()) for row in listing() if row["source"] and not row["digest"]}
+    assert "digest of the weights nobody publishes one" in told["orb-v3-direct-omol/teacher"]
+    assert "digest of the weights what the hub states when it is fetched" in told["uma-s-1p1/omol-teacher"]
+    assert "terms to accept at https://huggingface.co/facebook/UMA" in told["uma-s-1p1/omol-teacher"]
+
+
+def test_teachers_stand_after_the_engines_in_lists():
+    statuses = [row["status"] for row in listing()]
+    assert statuses == sorted(statuses, key=lambda status: status == "package")
+    assert statuses[-1] == "package"
+
+
+def test_the_list_says_of_each_teacher_what_to_do_first(monkeypatch):
+    def steps():
+        table = list_text(listing(), 100).split("\n\n")[2]
+        return {line.split()[0]: line.split()[1] for line in table.splitlines()[1:]}
+
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: False)
+    found = steps()
+    assert found["stillinger-weber/teacher"] == "yes"
+    assert found["mace-mp-0-small/teacher"] == found["sevennet-0/teacher"] == "install"
+    assert found["jmp-l/teacher"] == "convert"
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: True)
+    found = steps()
+    assert found["mace-mp-0-small/teacher"] == "fetch"
+    assert found["sevennet-0/teacher"] == "yes"
+
+
+OWN = {"name": "own/mine", "family": "mace", "file": "mine.model", "sha256": "0" * 64, "elements": ["Si"]}
+
+
+def test_a_teacher_of_one_s_own_is_listed_and_described_from_its_record(monkeypatch):
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: True)
+    folder = weights_folder("own/mine")
+    folder.mkdir(parents=True)
+    facts = OWN | {"licence": "LicenseRef-ASL", "level_of_theory": "PBE"}
+    (folder / FACTS).write_text(json.dumps(facts))
+    row, card = describe("own/mine")
+    assert card is None
+    assert row == row_of("own/mine")
+    assert (row["elements"], row["level_of_theory"], row["commercial"]) == (["Si"], "PBE", False)
+    assert (row["source"], row["folder"], row["digest"]) == ("mine.model", str(folder), f"sha256:{'0' * 64}")
+    assert "is gone; put it back, or run: zoo teachers add own/mine" in row["missing"]
+    (folder / "mine.model").touch()
+    assert row_of("own/mine")["missing"] is None
+    (folder / FACTS).write_text("{")
+    with pytest.warns(ZooWarning, match=FACTS):
+        assert "own/mine" not in {row["name"] for row in listing()}

@@ -1,9 +1,11 @@
 """From a name to an engine: what is found, what is refused, and what is never touched on the way."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import model_folders as folders
@@ -15,6 +17,9 @@ from zoo.errors import ConfigError, HubError, IntegrityError, NotReleasedError, 
 from zoo.listing import listing
 from zoo.load import load, names
 from zoo.publish import publish
+from zoo.pull import pull
+from zoo.teachers import load_teacher
+from zoo.teachers.weights import FACTS, weights_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,7 +120,8 @@ def test_an_unknown_name_lists_the_three_forms_and_the_nearest_names(hub: Path, 
     with pytest.raises(UnknownNameError) as error:
         load(name, hub=hub)
     text = str(error.value)
-    for part in ("family/engine", "hf://owner/repo", "./folder", "sevennet-0/silicon-student"):
+    named = "sevennet-0/silicon-student" if "silicon" in name else "zoo list shows what there is"
+    for part in ("family/engine", "hf://owner/repo", "./folder", named):
         assert part in text
     assert "\n" not in text
 
@@ -208,7 +214,7 @@ def test_an_engine_of_the_catalogue_is_published_once_it_is_on_the_hub(folder: P
     for model in (folder, folders.make_folder(tmp_path / "model", name="mine/engine")):
         publish(model, hub)
     before, after = ({row["name"]: row for row in listing(place)} for place in (None, hub))
-    assert (list(before), list(after)) == (names(), names(hub))
+    assert (sorted(before), sorted(after)) == (names(), names(hub))
     assert before[folders.NAME]["status"] == "recipe"
     for name, row in after.items():
         assert row["status"] == ("published" if name in (folders.NAME, "mine/engine") else before[name]["status"])
@@ -317,3 +323,28 @@ import zoo
 print(*seen)
 """
     assert _python(program).strip() == ""
+
+
+def test_a_teacher_of_one_s_own_is_loaded_where_it_was_added_and_nothing_else_is_asked_for(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"no engine is called 'own/mine' .* run: zoo teachers add own/mine FILE"
+    ):
+        load("own/mine", hub=hub)
+    place = weights_folder("own/mine")
+    place.mkdir(parents=True)
+    facts = {"name": "own/mine", "family": "mace", "file": "a.model", "sha256": "0" * 64, "elements": ["Si"]}
+    (place / FACTS).write_text(json.dumps(facts | {"licence": "MIT", "level_of_theory": "PBE"}))
+    (place / "a.model").touch()
+    closed_form = load_teacher("stillinger-weber/teacher")
+    monkeypatch.setattr(
+        sys.modules["zoo.load"], "load_teacher", lambda name, **options: replace(closed_form, name=name)
+    )
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: True)
+    assert load("own/mine", compile=False).name == "own/mine"
+    assert "own/mine" in names()
+    with pytest.raises(UnknownNameError, match="it is here; leave hub and version out"):
+        load("own/mine", hub=hub)
+    with pytest.raises(ConfigError, match="is a teacher of your own, on no hub"):
+        pull("own/mine")

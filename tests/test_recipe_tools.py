@@ -1,5 +1,6 @@
 """Recipes checked beyond their form, begun from a file of frames, and compared."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from zoo.data.subsets import choose, subset_frames
 from zoo.errors import ConfigError, LicenceError, UnknownNameError, ZooWarning
 from zoo.files import sha256_file
 from zoo.recipe import read_recipe, recipe_names
-from zoo.recipe_check import check_recipe, known_traits, recipe_path
+from zoo.recipe_check import check_recipe, recipe_path
 from zoo.recipe_diff import diff_recipes
 from zoo.recipe_new import Survey, choose_division, format_of, new_recipe
-from zoo.teachers import ANNOUNCED, load_teacher, needs_weights, teacher_names
+from zoo.teachers import absent, load_teacher, stated_traits, teacher_names
+from zoo.teachers.weights import FACTS, weights_folder
 
 TEACHER = "stillinger-weber/teacher"
 MARKS = {"gfn2": pytest.mark.xtb, "sevennet": pytest.mark.sevennet}  # by the first part of a teacher's name
@@ -169,12 +171,52 @@ def test_unstated_terms_are_a_warning(tmp_path):
     [
         pytest.param(name, marks=MARKS.get(name.partition("-")[0], ()))
         for name in teacher_names()
-        if name not in ANNOUNCED and not needs_weights(name)  # of which tests/test_convert.py has some
+        if absent(name) is None
     ],
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # by which e3nn compiles
 def test_what_is_known_of_teachers_is_what_they_say(teacher):
-    assert known_traits(teacher) == load_teacher(teacher).potential.traits
+    assert stated_traits(teacher) == load_teacher(teacher).potential.traits
+
+
+def own_recipe(folder: Path) -> Path:
+    return write_tiny(folder, teacher__name="own/mine", teacher__dtype="float64")
+
+
+def test_a_teacher_of_one_s_own_that_nobody_knows_here_leaves_checks_out_and_says_so(tmp_path):
+    with pytest.warns(ZooWarning, match="own/mine is not known here, so its licence, its elements and what it gives"):
+        assert check_recipe(own_recipe(tmp_path)) == []
+
+
+def test_a_teacher_of_one_s_own_is_held_to_what_was_recorded_of_it(tmp_path, monkeypatch):
+    facts = {"name": "own/mine", "family": "mace", "file": "mine.model", "sha256": "0" * 64, "elements": ["C"]}
+    facts |= {"licence": "LicenseRef-ASL", "level_of_theory": "PBE"}
+    path = weights_folder("own/mine") / FACTS
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(facts))
+    with pytest.warns(ZooWarning, match="own/mine is known when it is loaded, so whether it gives"):
+        found = check_recipe(own_recipe(tmp_path))
+    assert any("is MIT, but the weights of its teacher own/mine are LicenseRef-ASL" in line for line in found)
+    assert any("student.elements has Si, which own/mine does not know" in line for line in found)
+    assert len(found) == 2
+
+
+def test_a_recipe_may_not_have_the_name_of_its_own_teacher(tmp_path):
+    found = check_recipe(write_tiny(tmp_path, teacher__name="own/mine", name="own/mine"))
+    assert len(found) == 1
+    assert "'own/mine' is no name for an engine" in found[0]
+
+
+@pytest.mark.parametrize("name", ["own/", "own/Mine", "own/a/b", "own", "mine/teacher"])
+def test_what_no_teacher_can_be_called_is_an_error_that_tells_what_can(name, tmp_path):
+    (found,) = check_recipe(write_tiny(tmp_path, teacher__name=name))
+    assert f"no teacher is called {name!r}" in found
+    assert "zoo teachers lists them, and one of your own is called own/<engine>" in found
+
+
+def test_a_recipe_is_not_begun_for_a_teacher_that_nobody_knows_here(frames, tmp_path):
+    with pytest.raises(UnknownNameError, match=r"own/mine .* nobody has added it here; run: zoo teachers add own/mine"):
+        new_recipe("sw/mine", frames, "own/mine", output=tmp_path / "mine.yaml")
 
 
 def test_who_is_computed_in_float64_is_asked_so_and_the_others_are_not(frames, tmp_path):
@@ -348,7 +390,7 @@ def test_what_no_recipe_can_be_made_of_is_refused(frames, tmp_path):
     ase.io.write(strange, [Atoms("Xe", [[0, 0, 0]])], format="extxyz")
     for name, data, teacher, kind, message in (
         ("Bad Name", frames, TEACHER, ConfigError, "is no name for an engine"),
-        ("sw/my", frames, "sw/teacher", UnknownNameError, "no teacher is called 'sw/teacher'; known are"),
+        ("sw/my", frames, "sw/teacher", UnknownNameError, "no teacher is called 'sw/teacher'"),
         ("sw/my", tmp_path / "none.xyz", TEACHER, UnknownNameError, "there is no file"),
         ("sw/my", mixed, TEACHER, ConfigError, r"frames of several kinds \(not periodic, periodic\)"),
         ("sw/my", few, TEACHER, ConfigError, "3 frames make 2 groups of what is alike, too few"),

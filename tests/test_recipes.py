@@ -12,7 +12,7 @@ from zoo.artifact import count_parameters
 from zoo.data.sources import UNSTATED
 from zoo.data.subsets import data_files, data_terms
 from zoo.distill.label import check_teacher
-from zoo.errors import CapabilityError
+from zoo.errors import MissingPackageError
 from zoo.estimate import estimate, text
 from zoo.gemnet_oc.network import GemNetOC
 from zoo.hub.catalogue import entries
@@ -20,16 +20,8 @@ from zoo.licences import Source, check_terms
 from zoo.recipe import Recipe, read_recipe, recipe_names
 from zoo.run import Run
 from zoo.students import StudentConfig, build_student
-from zoo.teachers import (
-    ANNOUNCED,
-    FINE_TUNED,
-    Teacher,
-    absent,
-    load_teacher,
-    needs_weights,
-    stated_traits,
-    teacher_names,
-)
+from zoo.teacher_facts import teacher_facts, teacher_terms, why_not
+from zoo.teachers import FINE_TUNED, Teacher, load_teacher, needs_converting, stated_traits, weights_of
 from zoo.teachers.jmp.config import PUBLISHED
 from zoo.tensors import WithoutParameters
 
@@ -38,8 +30,8 @@ DESIGNS = ("gemnet-dt", "gemnet-t", "painn-dt")  # a recipe that ends with one i
 
 
 def _is_brought(teacher: str) -> bool:
-    """Whether no package brings a teacher, so that it may be absent."""
-    return teacher in ANNOUNCED or needs_weights(teacher)
+    """Whether no package brings the weights of a teacher, so that they are absent from an empty cache."""
+    return needs_converting(teacher) or weights_of(teacher) is not None
 
 
 PAPER = [name for name in NAMES if name.endswith(tuple(f"-{design}" for design in DESIGNS))]
@@ -104,9 +96,10 @@ def test_a_recipe_is_valid_and_in_the_catalogue_under_its_path(name: str) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_a_licence_follows_from_those_of_teacher_and_data(name: str) -> None:
     recipe = read_recipe(name)
-    teacher = Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)
     terms = data_terms(recipe)
-    check_terms(name, recipe.licence, [teacher, *(source for source in terms if source.licence != UNSTATED)])
+    teacher = teacher_terms(recipe.teacher.name)
+    assert teacher == [Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)]
+    check_terms(name, recipe.licence, [*teacher, *(source for source in terms if source.licence != UNSTATED)])
     unstated = {subset.source for subset in recipe.structures.subsets.values()} & {"md22", "spice-mace-off"}
     assert any(source.licence == UNSTATED for source in terms) == bool(unstated)
 
@@ -124,8 +117,8 @@ def test_an_estimate_needs_no_data_and_no_network(name: str, tmp_path: Any, monk
     twin = () if name in FINE_TUNED else ("twin",)
     assert run.stages == ("structures", "labels", "train", *twin, "evaluation", "model")
     assert [line.partition(" ")[0] for line in lines[-len(run.stages) :]] == list(run.stages)
-    why = absent(recipe.teacher.name)
-    assert (why is not None) == _is_brought(recipe.teacher.name)
+    why = why_not(recipe.teacher.name)
+    assert why is not None or not _is_brought(recipe.teacher.name)
     assert (f"missing     teacher {recipe.teacher.name}: {why}" in lines) == (why is not None)
     named = {file.name for subset in recipe.structures.subsets.values() for file in data_files(subset)}
     assert {need.name for need in found.needs} == named
@@ -224,7 +217,7 @@ def test_a_student_of_the_paper_is_validated_once_an_epoch(name: str) -> None:
 def test_a_recipe_asks_no_teacher_for_what_it_is_known_to_lack(name: str) -> None:
     recipe = read_recipe(name)
     potential: Any = SimpleNamespace(traits=stated_traits(recipe.teacher.name), element_embeddings=lambda: None)
-    if needs_weights(recipe.teacher.name):
+    if needs_converting(recipe.teacher.name):
         with WithoutParameters():
             potential = GemNetOC(PUBLISHED[recipe.teacher.name.partition("/")[0]].network)
     check_teacher(recipe, cast(Teacher, SimpleNamespace(name=recipe.teacher.name, potential=potential)))
@@ -237,24 +230,33 @@ def test_what_cannot_be_run_has_a_recipe_of_the_same_subset_that_can() -> None:
     assert others - runnable == {"double-walled-nanotube"}  # of which GFN2-xTB labels one in minutes
 
 
-@pytest.mark.parametrize("name", ANNOUNCED)
-def test_a_teacher_that_cannot_be_run_says_so_and_who_can(name: str) -> None:
-    teacher = ANNOUNCED[name]
-    with pytest.raises(CapabilityError) as caught:
+OTHERS = {"mace-off23-large/teacher": "gfn2-xtb/teacher", "mace-mp-0-large/teacher": "sevennet-0/teacher"}
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_teacher_that_is_not_here_says_what_to_run_first_and_who_can_teach_meanwhile(
+    name: str, installed: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    here = {"tblite", "threadpoolctl", "sevenn", *(["mace"] if installed else [])}
+    monkeypatch.setattr("zoo.teachers.families._is_found", here.__contains__)
+    first = f"zoo teachers fetch {name}" if installed else "zoo teachers install mace"
+    with pytest.raises(MissingPackageError) as caught:
         load_teacher(name)
-    words = str(caught.value)
-    assert words.startswith(f"{name} cannot be run: ")
-    assert words.endswith(f"{teacher.instead} can teach the same subset")
+    words = why_not(name)
+    assert words is not None
+    assert f"; run: {first}" in words
+    assert words.endswith(f"; meanwhile {OTHERS[name]} can teach the same subset")
+    assert str(caught.value) == f"{name} cannot be run: {words.rpartition('; meanwhile')[0]}"
     assert "\n" not in words
-    assert name in teacher_names()
-    assert teacher.instead in teacher_names()
-    assert teacher.instead not in ANNOUNCED
-    entry = entries()[name]
-    assert (teacher.licence_code, teacher.licence_weights) == (entry.licence_code, entry.licence_weights)
-    assert teacher.package == entry.package
+    here.clear()
+    assert "meanwhile" not in (why_not(name) or "")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_asks_for_no_element_that_its_teacher_does_not_know(name: str) -> None:
     recipe: Recipe = read_recipe(name)
-    assert set(recipe.student.elements) <= set(entries()[recipe.teacher.name].elements)
+    facts = teacher_facts(recipe.teacher.name)
+    assert facts is not None
+    assert set(recipe.student.elements) <= set(facts.elements)

@@ -6,7 +6,13 @@
 
     engine = zoo.load("sevennet-0/silicon-student", hub="./hub")
     atoms.calc = engine.calculator()
+
+    teacher = zoo.teacher_from(calculator, name="own/my-dft", ...)  # any calculator of ASE
+    zoo.distill("recipe.yaml", teacher=teacher)
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from zoo.engine import CheckResult, Engine
 from zoo.errors import (
@@ -33,8 +39,20 @@ from zoo.load import load, names
 from zoo.potential import Prediction
 from zoo.publish import PublishResult, publish
 from zoo.pull import PullResult, pull
+from zoo.teachers.calculators import teacher_from
 from zoo.version import __version__
 from zoo.vibrations import Vibrations
+
+if TYPE_CHECKING:
+    from zoo.chain import distill
+
+
+def __getattr__(name: str) -> Any:
+    """``distill``, which is that package, called: training takes much that engines at work do not."""
+    if name == "distill":
+        return importlib.import_module("zoo.distill")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AccessError",
@@ -62,8 +80,10 @@ __all__ = [
     "ZooError",
     "ZooWarning",
     "__version__",
+    "distill",
     "load",
     "names",
     "publish",
     "pull",
+    "teacher_from",
 ]

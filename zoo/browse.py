@@ -1,5 +1,6 @@
 """Engines for people to choose from: lists and facts as text, and the cards of a hub as a web page."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ from zoo.gallery import Page, write_gallery
 from zoo.guard import domain_text
 from zoo.hub.base import Hub
 from zoo.hub.folder import read_text
+from zoo.licences import TERMS
 from zoo.listing import Row, listing
 from zoo.locate import locate, open_hub, resolve
 from zoo.naming import default_namespace, parse_name, parse_path
 
-STATUSES = "package: by a package or zoo convert. recipe: zoo distill NAME makes it. published: on the hub."
+STATUSES = "recipe: zoo distill NAME makes it. published: on the hub."
 _UNFINISHED = " unfinished: its publication was not ended, or cannot be read."
+_HERE = "here: yes, or what to do first; zoo info NAME says with which command."
 _HEADS = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
+_TEACHERS = {"name": "teacher", "here": "here", "licence_weights": "licence", "purpose": "purpose"}
+_STEPS = re.compile(r"zoo (?:teachers )?(install|fetch|convert|add)")  # that bring a teacher here
 _FACTS = {  # key of a row: what a person calls it
     "status": "status",
     "purpose": "purpose",
@@ -29,8 +34,13 @@ _FACTS = {  # key of a row: what a person calls it
     "parameters": "parameters",
     "teacher": "teacher",
     "package": "package",
+    "install": "to install it",
+    "fastest": "fastest mode",
     "head": "head of the network",
     "source": "weights from",
+    "size": "size of the weights",
+    "digest": "digest of the weights",
+    "gated": "terms to accept at",
     "folder": "weights in",
     "missing": "to run it",
     "licence_weights": "licence of the weights",
@@ -47,24 +57,40 @@ _UNITS = {quantity.key: (quantity.label, quantity.unit) for quantity in QUANTITI
 
 
 def list_text(rows: list[Row], width: int) -> str:
-    """A line an engine, no longer than the width unless its name is, and what the statuses mean."""
+    """A line an engine, then a line a teacher, no longer than the width unless its name is, and what the words mean."""
     if not rows:
         return "no engine is like that; zoo list shows all"
-    cells = [{key: _line(row[key]) for key in _HEADS} for row in (_HEADS, *rows)]
-    name, status, licence = (max(len(line[key]) for line in cells) for key in list(_HEADS)[:3])
-    room = max(width - (name + status + licence + 6), 20)
-    lines = [
-        f"{line['name']:<{name}}  {line['status']:<{status}}  {line['licence_weights']:<{licence}}  "
-        + _cut(line["purpose"], room)
-        for line in cells
-    ]
-    unfinished = any(row["status"] == "unfinished" for row in rows)
-    return "\n".join([*lines, "", STATUSES + (_UNFINISHED if unfinished else "")])
+    engines = [row for row in rows if row["status"] != "package"]
+    teachers = [row | {"here": _here(row)} for row in rows if row["status"] == "package"]
+    unfinished = any(row["status"] == "unfinished" for row in engines)
+    parts = [_table(engines, _HEADS, width), STATUSES + _UNFINISHED * unfinished] if engines else []
+    parts += [_table(teachers, _TEACHERS, width), _HERE] if teachers else []
+    return "\n\n".join(parts)
+
+
+def _table(rows: list[Row], heads: dict[str, str], width: int) -> str:
+    """Rows under the heads of four columns, of which the last is cut."""
+    cells = [[_line(row[key]).removeprefix("LicenseRef-") for key in heads] for row in (heads, *rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(3)]
+    room = max(width - (sum(widths) + 6), 20)
+    columns = [[f"{text:<{wide}}" for text, wide in zip(line, widths, strict=False)] for line in cells]
+    return "\n".join("  ".join([*first, _cut(line[3], room)]) for first, line in zip(columns, cells, strict=True))
+
+
+def _here(row: Row) -> str:
+    """Whether a teacher can be asked now, or the first step to that."""
+    if row["missing"] is None:
+        return "yes"
+    found = _STEPS.search(row["missing"])
+    return found[1] if found else "no"
 
 
 def info_text(row: Row) -> str:
     """The facts of one engine, a line each, and its errors against its teacher or its data set."""
-    facts = {label: _fact(row[key]) for key, label in _FACTS.items() if row[key] is not None}
+    shown = row | {"digest": _digest(row)}
+    facts = {label: _fact(key, shown[key]) for key, label in _FACTS.items() if shown[key] is not None}
+    if row["status"] == "package" and row["missing"] is None:
+        facts["here"] = f"yes: zoo.load({row['name']!r}), or teacher: name: {row['name']} in a recipe"
     if row["domain"] is not None:
         facts["domain"] = _line(domain_text(parse(Domain, row["domain"], row["name"])))
     for key, value in (row["metrics"] or {}).items():
@@ -104,7 +130,21 @@ def _page(row: Row, hub: Hub, namespace: str) -> Page:
     return Page(row, read_text(folder), figures)
 
 
-def _fact(value: Any) -> str:
+def _digest(row: Row) -> str | None:
+    """The digest of weights, or what is known in its place of a file that is fetched."""
+    found: str | None = row["digest"]
+    if found is not None or not (row["source"] or "").startswith("https://"):
+        return found
+    if row["gated"] is not None:
+        return "what the hub states when it is fetched"
+    return "nobody publishes one; that of the first download is kept, and held to"
+
+
+def _fact(key: str, value: Any) -> str:
+    if key == "size":
+        return f"{value / 1e6:,.1f} MB ({value:,} bytes)"
+    if key == "licence_weights" and value.startswith("LicenseRef-") and value in TERMS:
+        return f"{value}: {TERMS[value].url}"
     if isinstance(value, bool):
         return "allowed" if value else "forbidden"
     if isinstance(value, list):

@@ -24,6 +24,7 @@ from zoo.cli_data import data
 from zoo.cli_options import hub_options, json_option
 from zoo.cli_recipe import recipe_group, reproduce_command
 from zoo.cli_run import check_command, md_command, relax_command, warm_command
+from zoo.cli_teachers import teachers
 from zoo.distill.workers import first_to_fail, launched_workers
 from zoo.errors import UnknownNameError, ZooError, ZooWarning
 from zoo.estimate import estimate
@@ -99,7 +100,7 @@ def main() -> None:
     Make one:    zoo distill RECIPE   (label, train, evaluate are its parts)
     Recipes:     zoo recipe new NAME --data FILE, zoo recipe check RECIPE
     Data sets:   zoo data list, zoo data show NAME, zoo data fetch NAME
-    Weights:     zoo convert jmp-l   (of teachers that no package brings)
+    Teachers:    zoo teachers, zoo teachers install FAMILY, zoo convert jmp-l
     Share one:   zoo publish FOLDER, zoo reproduce NAME --check
 
     An engine is named FAMILY/ENGINE, for instance sevennet-0/silicon-student, or given as a model folder (./folder).
@@ -107,7 +108,7 @@ def main() -> None:
 
 
 _RUNNING = (check_command, md_command, relax_command, warm_command)
-for _part in (bench_command, convert_command, data, recipe_group, reproduce_command, *_RUNNING):
+for _part in (bench_command, convert_command, data, recipe_group, reproduce_command, teachers, *_RUNNING):
     main.add_command(_part)
 
 

@@ -7,6 +7,7 @@ import click
 
 from zoo.convert import convert, without_key
 from zoo.errors import ConfigError, HubError
+from zoo.fetch_weights import check_accepted
 from zoo.hub.cache import is_offline
 from zoo.teachers.jmp.config import LICENCE, MOLECULAR, PUBLISHED
 
@@ -38,14 +39,17 @@ from zoo.teachers.jmp.config import LICENCE, MOLECULAR, PUBLISHED
 )
 @click.option("--replace", is_flag=True, help="Replace weights that are there.")
 @click.option("--accept-digest", is_flag=True, help="Take a download of another size or digest than zoo has heard of.")
-def convert_command(family: str, source: str | None, download: bool, elements: str | None, **options: Any) -> None:
+@click.option("--accept-licence", is_flag=True, help="Accept the licence of what is published, once.")
+def convert_command(
+    family: str, source: str | None, download: bool, elements: str | None, accept_licence: bool, **options: Any
+) -> None:
     """Convert a checkpoint of JMP, so that its teacher can be loaded.
 
     FAMILY is jmp-s or jmp-l. Without FILE-OR-URL and --download, says what there is to fetch. A pre-trained file
     becomes FAMILY/teacher, a fine-tune on MD22, with --name, FAMILY/md22-teacher. Nothing in the file is run.
 
     \b
-    zoo convert jmp-l --download
+    zoo convert jmp-l --download --accept-licence
     zoo convert jmp-l jmp-l.pt --head transition1x
     zoo convert jmp-l mine.ckpt --name jmp-l/md22-teacher
 
@@ -65,6 +69,9 @@ def convert_command(family: str, source: str | None, download: bool, elements: s
         if is_offline():
             raise HubError(f"HF_HUB_OFFLINE is set; unset it, or give a copy of your own: zoo convert {family} FILE")
         click.echo(f"{without_key(address)}\nlicence: {LICENCE}, not for commercial use")
+        if address == published.url:
+            command = f"zoo convert {family} --download --accept-licence"
+            check_accepted(f"{family}/teacher", LICENCE, accept=accept_licence, command=command)
     symbols = tuple(symbol.strip() for symbol in elements.split(",")) if elements is not None else None
     click.echo(convert(family, address, elements=symbols, **options))
 
@@ -76,7 +83,7 @@ def _offer(family: str) -> str:
         [
             f"{family} is published at {published.url} ({published.size}{seen}; {published.kept} are kept)",
             f"licence: {LICENCE}, not for commercial use; so is what learns from it",
-            f"fetch and convert it:      zoo convert {family} --download",
+            f"fetch and convert it:      zoo convert {family} --download --accept-licence",
             f"convert a copy of it:      zoo convert {family} FILE",
             f"convert your fine-tune:    zoo convert {family} FILE --name {family}/md22-teacher",
         ]

@@ -20,7 +20,8 @@ from zoo.teachers import FINE_TUNED
 from zoo.teachers.jmp.checkpoint import check_file, open_checkpoint
 from zoo.teachers.jmp.config import ELEMENTS, MOLECULAR, PARTS, PUBLISHED, JMPConfig
 from zoo.teachers.jmp.layout import LARGEST, SIZES, SMALLEST, Held, Weights, shape_of, take
-from zoo.teachers.jmp.weights import MODEL, check_replaceable, layout_of, weights_folder, without_numbers, write_tensors
+from zoo.teachers.jmp.weights import MODEL, check_replaceable, layout_of, without_numbers, write_tensors
+from zoo.teachers.weights import weights_folder
 from zoo.tensors import compare_layouts, shown
 
 _PRE_TRAINING_CUTOFF = 8.0  # Å, on molecules; the Gaussians go to 12 Å all the same

@@ -13,12 +13,11 @@ from ase.data import covalent_radii
 from zoo.artifact import Domain
 from zoo.errors import StructureError, ZooError
 from zoo.guard import stated_electrons
-from zoo.hub.catalogue import Entry, entries
+from zoo.hub.catalogue import entries
 from zoo.hub.folder import FolderHub
 from zoo.locate import open_hub
 from zoo.naming import default_namespace
 from zoo.neighbors import build_graph
-from zoo.teachers import ANNOUNCED
 
 _MOST = 2  # names that a message has room for
 _BONDED = 0.7  # of the sum of two covalent radii: atoms nearer than this are a mistake, which no teacher mends
@@ -79,12 +78,9 @@ def _teachers_of(atoms: Atoms) -> Iterator[str]:
         return
     symbols = set(atoms.get_chemical_symbols())
     for entry in entries().values():
-        if _is_teacher(entry) and entry.periodic == any(atoms.pbc) and symbols <= set(entry.elements):
+        kind = entry.status == "package" and entry.periodic == any(atoms.pbc)
+        if kind and symbols <= set(entry.elements):
             yield entry.name
-
-
-def _is_teacher(entry: Entry) -> bool:
-    return entry.status == "package" and entry.name not in ANNOUNCED
 
 
 def _has_nearer(atoms: Atoms, radii: np.ndarray) -> bool:

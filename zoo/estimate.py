@@ -35,14 +35,14 @@ from zoo.data.structures import check_elements, find_data, find_own, frames, per
 from zoo.data.subsets import data_terms, passes, split_of
 from zoo.errors import ConfigError, UnknownNameError, ZooError
 from zoo.evaluate.compare import require_packages
-from zoo.hub.catalogue import entries
-from zoo.licences import Source, check_terms
+from zoo.licences import check_terms
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, given
 from zoo.recipe import DynamicsGroup, Filters, FramesGroup, Group, OwnData, Recipe, Split, Subset, SubsetGroup
 from zoo.run import Run, Stage
 from zoo.students import HEAVY, build_student
-from zoo.teachers import absent, stated_traits
+from zoo.teacher_facts import teacher_facts, teacher_terms, why_not
+from zoo.teachers import absent
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 COUNTING_SECONDS = 6.0  # of all subsets together
@@ -191,7 +191,7 @@ def estimate(run: Run, *, measure: bool = True) -> Estimate:
     Raises nothing that a recipe may lack here: what is missing is listed.
     """
     recipe = run.recipe
-    missing = _lacking(recipe)
+    missing = _lacking(run)
     needs = _needs(recipe, missing)
     scans = _scan_all(recipe, missing)
     counts, sample = _count_all(recipe, scans, missing)
@@ -207,7 +207,7 @@ def estimate(run: Run, *, measure: bool = True) -> Estimate:
         needs=tuple(needs),
         splits=splits,
         products=_products(recipe, labelled),
-        label_bytes=_label_bytes(recipe, labelled),
+        label_bytes=_label_bytes(run, labelled),
         moves=sum(group.settle + group.count * group.interval for group in _moving(recipe)),
         steps=steps,
         rate=rate,
@@ -244,15 +244,16 @@ def text(found: Estimate) -> str:
 # --- what is missing -----------------------------------------------------------------------------------
 
 
-def _lacking(recipe: Recipe) -> list[str]:
+def _lacking(run: Run) -> list[str]:
     """What of teacher, packages and terms is not as the recipe wants it."""
-    missing, name = [], recipe.teacher.name
-    why = absent(name)
-    missing += [f"teacher {name}: {why}"] if why else _absent(entries()[name].package or "", f"teacher {name}")
+    recipe, missing = run.recipe, []
+    name = recipe.teacher.name
+    why = why_not(name) if run.handed is None else None
+    missing += [f"teacher {name}: {why}"] if why else []
     for key, subset in recipe.structures.subsets.items():
         missing += _absent(_PACKAGES.get(_format(subset) or "", ""), f"subset {key}")
         missing += _absent("spglib" if subset.filters.space_group else "", f"subset {key}")
-    return missing + _errors(require_packages) + _errors(lambda: _check_terms(recipe))
+    return missing + _errors(require_packages) + _errors(lambda: _check_terms(run))
 
 
 def _absent(package: str, whose: str) -> list[str]:
@@ -269,10 +270,11 @@ def _errors(check: Callable[[], object]) -> list[str]:
     return []
 
 
-def _check_terms(recipe: Recipe) -> None:
+def _check_terms(run: Run) -> None:
     """Raises LicenceError; of data without terms the lines of data tell."""
-    teacher = Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)
-    check_terms(recipe.name, recipe.licence, [teacher, *data_terms(recipe)])
+    recipe = run.recipe
+    sources = [*teacher_terms(recipe.teacher.name, run.handed), *data_terms(recipe)]
+    check_terms(recipe.name, recipe.licence, sources)
 
 
 def _format(subset: Subset) -> str | None:
@@ -536,19 +538,22 @@ def _products(recipe: Recipe, count: Count) -> int | None:
     return None if count.structures is None else stored * count.structures
 
 
-def _label_bytes(recipe: Recipe, count: Count) -> int | None:
+def _label_bytes(run: Run, count: Count) -> int | None:
     """What ``zoo.data.labels`` writes: energy, forces, stress, products, and their probes unless these are all rows."""
     if count.structures is None or count.atoms is None or count.squares is None:
         return None
-    labels, name = recipe.labels, recipe.teacher.name
+    recipe = run.recipe
+    labels, facts = recipe.labels, teacher_facts(recipe.teacher.name, run.handed)
     number = DTYPES[recipe.teacher.dtype].itemsize
     stored = labels.stored_probes
     probe = 4 if labels.probes == "gaussian" else 1
     products = 9 * count.squares * number if stored is None else 3 * stored * count.atoms * (number + probe)
     each = 8 + 9 * number + 16  # energy, stress, two offsets
     atom = 3 * number + 8 * ("atomic_energies" in labels.extras)
-    if "features" in labels.extras and (traits := stated_traits(name)) is not None:
-        atom += traits.features * number
+    if "features" in labels.extras:
+        if facts is None or facts.traits is None:  # of one's own, which only the loaded teacher can tell
+            return None
+        atom += facts.traits.features * number
     return count.structures * each + count.atoms * atom + products
 
 
@@ -597,7 +602,7 @@ def _measured(run: Run, sample: Atoms | None, size: int | None) -> Rate:
 def _teacher_rate(run: Run, sample: Atoms | None) -> tuple[float | None, float | None, str]:
     """Of a call and of a product, or why there is none."""
     if sample is None:
-        cannot = absent(run.recipe.teacher.name) is not None
+        cannot = run.handed is None and absent(run.recipe.teacher.name) is not None
         return None, None, "the teacher cannot run here" if cannot else _NONE_HERE
     try:
         return *_time_teacher(run.recipe, run.teacher.potential, sample), ""

@@ -1,12 +1,13 @@
 """What is known of engines without loading them: rows for lists, for programs and for the gallery."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ase.data import chemical_symbols
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ZooWarning
 from zoo.hub.base import Listed
 from zoo.hub.card_data import parse_card
 from zoo.hub.catalogue import Entry, entries
@@ -14,8 +15,22 @@ from zoo.hub.folder import read_text, verify_card
 from zoo.licences import is_commercial
 from zoo.locate import locate, open_hub, parse, resolve, warn_without_folder
 from zoo.naming import EngineName, default_namespace
-from zoo.teachers import ANNOUNCED, FINE_TUNED, absent, needs_weights
-from zoo.teachers.jmp.weights import read_config, weights_folder
+from zoo.teacher_facts import why_not
+from zoo.teachers import (
+    FAMILIES,
+    FINE_TUNED,
+    Family,
+    OwnTeacher,
+    absent,
+    family_of,
+    is_own,
+    needs_converting,
+    own_teacher,
+    own_teachers,
+    weights_of,
+)
+from zoo.teachers.jmp.weights import read_config
+from zoo.teachers.weights import weights_folder
 
 Row = dict[str, Any]
 _KEYS = (
@@ -32,8 +47,13 @@ _KEYS = (
     "parameters",
     "teacher",
     "package",
+    "install",
+    "fastest",
     "head",
     "source",
+    "size",
+    "digest",
+    "gated",
     "folder",
     "missing",
     "hub",
@@ -53,7 +73,7 @@ def listing(
     subset: str | None = None,
     commercial: bool = False,
 ) -> list[Row]:
-    """A row for each engine of the catalogue and of a namespace on a hub; what nobody states is None.
+    """A row for each engine of the catalogue and of a namespace on a hub, teachers last; what nobody states is None.
 
     Those of a hub are ``published``, with what the card of their newest version says; without one that can be read they
     are ``unfinished``. ``elements`` are symbols
@@ -67,11 +87,13 @@ def listing(
     target, owner = open_hub(hub), default_namespace(namespace)
     warn_without_folder(target)
     rows = {name: _entry_row(entry) for name, entry in entries().items()}
+    rows |= _own_rows()
     for listed in target.engines(owner):
         entry = entries().get(listed.name)
-        if entry is None or entry.status == "recipe":  # what zoo ships is never shadowed
+        shipped = entry is not None and entry.status != "recipe"
+        if not shipped and own_teacher(listed.name) is None:  # what comes with zoo, or is here, is never shadowed
             rows[listed.name] = _listed_row(listed, entry, target.title)
-    chosen = [rows[name] for name in sorted(rows)]
+    chosen = sorted(rows.values(), key=lambda row: (row["status"] == "package", row["name"]))
     return [row for row in chosen if _matches(row, elements, subset, commercial)]
 
 
@@ -81,6 +103,8 @@ def describe(name: str, hub: str | Path | None = None, *, namespace: str | None 
     if isinstance(found, Path):
         return _folder_row(found)
     entry = entries().get(found.name) if isinstance(found, EngineName) else None
+    if isinstance(found, EngineName) and (own := _own(found, hub)) is not None:
+        return _own_row(own), None
     here = isinstance(found, EngineName) and _is_here(found, hub)
     if entry is not None and (entry.status == "package" or here):
         return _entry_row(entry), None
@@ -98,17 +122,32 @@ def _entry_row(entry: Entry) -> Row:
     release = entry.release
     if release is not None:
         facts |= release.model_dump(mode="json")
-    row = dict.fromkeys(_KEYS) | facts | _weights(entry)
+    row = dict.fromkeys(_KEYS) | facts | _of_a_teacher(entry)
     return row | {"commercial": is_commercial(row["licence_weights"])}
 
 
-def _weights(entry: Entry) -> Row:
-    """Of a teacher that no package brings: what was converted or made here, or how to bring it."""
-    if not (needs_weights(entry.name) or entry.name in ANNOUNCED):
+def _of_a_teacher(entry: Entry) -> Row:
+    """What brings a teacher here, and what of it is missing."""
+    family = family_of(entry.name)
+    if family is None or (entry.status == "recipe" and absent(entry.name)):
         return {}
-    if missing := absent(entry.name):
-        return {} if entry.status == "recipe" else {"missing": missing}
-    folder = weights_folder(entry.name)
+    row: Row = {"missing": why_not(entry.name), "install": _install(family)}
+    if (weights := weights_of(entry.name)) is not None:
+        row |= {"source": weights.url, "size": weights.size, "digest": weights.digest, "gated": weights.gated}
+    return row | (_converted(entry.name) if needs_converting(entry.name) and not row["missing"] else {})
+
+
+def _install(family: Family) -> str | None:
+    """The commands that install a family's package; None where there is none."""
+    if not family.install:
+        return None
+    own = f"zoo teachers install {family.key}, or: " if family.locked else ""
+    return f"{own}pip install {family.install}"
+
+
+def _converted(name: str) -> Row:
+    """What weights that were converted or made here say of themselves."""
+    folder = weights_folder(name)
     try:
         config = read_config(folder)
     except ConfigError as error:  # one that is broken must not hide the others
@@ -126,6 +165,41 @@ def _weights(entry: Entry) -> Row:
 def _is_here(name: EngineName, hub: str | Path | None) -> bool:
     """Whether a fine-tune was made or converted here, where ``load`` takes it from."""
     return name.name in FINE_TUNED and hub is None and name.revision is None and absent(name.name) is None
+
+
+def _own(name: EngineName, hub: str | Path | None) -> OwnTeacher | None:
+    """A teacher of one's own that was added here, which ``load`` takes where no hub and no version is asked for."""
+    return own_teacher(name.name) if is_own(name.name) and hub is None and name.revision is None else None
+
+
+def _own_rows() -> dict[str, Row]:
+    """Those of one's own, by name; a record that cannot be read must not hide the others."""
+    try:
+        return {own.name: _own_row(own) for own in own_teachers()}
+    except ConfigError as error:
+        warnings.warn(str(error), ZooWarning, stacklevel=3)
+        return {}
+
+
+def _own_row(own: OwnTeacher) -> Row:
+    """What was recorded of a teacher of one's own."""
+    family = FAMILIES.get(own.family)
+    told = {
+        "name": own.name,
+        "status": "package",
+        "purpose": f"a teacher of your own, for {own.family}",
+        "level_of_theory": own.level_of_theory,
+        "elements": list(own.elements),
+        "licence_weights": own.licence,
+        "commercial": is_commercial(own.licence),
+        "package": family.install.partition(" ")[0] if family else None,
+        "install": _install(family) if family else None,
+        "source": own.file,
+        "folder": str(weights_folder(own.name)),
+        "digest": f"sha256:{own.sha256}",
+        "missing": absent(own.name),
+    }
+    return dict.fromkeys(_KEYS) | told
 
 
 def _listed_row(listed: Listed, entry: Entry | None, hub: str) -> Row:

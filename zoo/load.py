@@ -11,7 +11,7 @@ from zoo.execution import Compile, compiled, wanted
 from zoo.hub.catalogue import entries
 from zoo.locate import fetch, locate, open_hub, parse, warn_without_folder
 from zoo.naming import FORMS, EngineName, default_namespace
-from zoo.teachers import FINE_TUNED, absent, load_teacher, teacher_names
+from zoo.teachers import FINE_TUNED, absent, is_own, load_teacher, own_teacher, own_teachers, teacher_names
 
 
 def load(
@@ -63,20 +63,22 @@ def load(
 
 
 def names(hub: str | Path | None = None, *, namespace: str | None = None) -> list[str]:
-    """Every name that ``load`` knows: the catalogue's, and those of a namespace on a hub.
+    """Every name that ``load`` knows: the catalogue's, teachers of one's own, and those of a namespace on a hub.
 
     Where the hub does not answer, a ZooWarning says so, and those fetched before are named. Raises ConfigError.
     """
     target = open_hub(hub)
     warn_without_folder(target)
     found = target.engines(default_namespace(namespace))
-    return sorted({*entries(), *(listed.name for listed in found if listed.tag)})
+    own = (teacher.name for teacher in own_teachers())
+    return sorted({*entries(), *own, *(listed.name for listed in found if listed.tag)})
 
 
 def _is_teacher(found: EngineName, hub: str | Path | None) -> bool:
-    """A fine-tune that is made here is one; else, and where a hub or a version is asked for, it is an engine there."""
-    if found.name in FINE_TUNED:
-        return hub is None and found.revision is None and absent(found.name) is None
+    """One that was made or added here is one; else, and where a hub or a version is asked for, it is an engine."""
+    if found.name in FINE_TUNED or is_own(found.name):
+        known = absent(found.name) is None if found.name in FINE_TUNED else own_teacher(found.name) is not None
+        return hub is None and found.revision is None and known
     return found.name in teacher_names()
 
 

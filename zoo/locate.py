@@ -23,7 +23,7 @@ from zoo.hub.catalogue import Entry, canonical, entries, is_repository_id, neare
 from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
 from zoo.naming import DEFAULT_NAMESPACE, FORMS, EngineName, Repository, parse_name
-from zoo.teachers import FINE_TUNED, absent, needs_weights
+from zoo.teachers import FINE_TUNED, absent, bringing, is_own
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,9 @@ def _not_found(place: Place) -> UnknownNameError | NotReleasedError:
         return UnknownNameError(f"{where}; check owner and name, or choose another hub with ZOO_HUB or --hub")
     if entry is not None and entry.status == "recipe":
         return NotReleasedError(f"{entry.name} has a recipe and no released weights ({where}); {_making(entry)}")
+    if is_own(place.name):
+        told = absent(place.name) or "it is here; leave hub and version out"
+        return UnknownNameError(f"no engine is called {place.name!r} ({where}); as a teacher of your own, {told}")
     near = nearest(place.name, _names(hub, repository.owner))
     return UnknownNameError(f"no engine is called {place.name!r} ({where}); expected {FORMS}; {near}")
 
@@ -226,18 +229,8 @@ def _making(entry: Entry) -> str:
             f"run: zoo distill {entry.name}, or convert a checkpoint of your own with: zoo convert {family} FILE "
             f"--name {entry.name}"
         )
-    first = "".join(f"{step}, then: " for step in _bringing(entry.teacher or ""))
+    first = "".join(f"{step}, then: " for step in bringing(entry.teacher or ""))
     return (
         f"run: {first}zoo distill {entry.name}, then: zoo publish runs/{entry.name}/model --hub ./hub, "
         "and load it with hub='./hub' (--hub ./hub)"
     )
-
-
-def _bringing(teacher: str) -> list[str]:
-    """What brings the weights of a teacher here that are not, in order."""
-    if not needs_weights(teacher) or absent(teacher) is None:
-        return []
-    family = teacher.partition("/")[0]
-    if teacher in FINE_TUNED:
-        return [*_bringing(f"{family}/teacher"), f"zoo distill {teacher}"]
-    return [f"zoo convert {family} --download"]

@@ -14,6 +14,7 @@ from zoo.errors import ConfigError, UnknownNameError
 
 FORMS = "family/engine[@v1], hf://owner/repo[@v1], or a path to a model folder (./folder, /folder, ~/folder)"
 DEFAULT_NAMESPACE = "mlff-zoo"
+OWN = "own"  # the family of teachers of a user's own
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 VERSION = re.compile(r"v([1-9][0-9]{0,8})")

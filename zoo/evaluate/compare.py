@@ -350,7 +350,13 @@ def _accuracy_settings(contest: Contest) -> AccuracySettings:
         description=_test_split(contest.recipe),
         dataset_structures=sum(dataset_prediction(atoms) is not None for atoms in contest.structures),
         teacher_asymmetry=teacher_asymmetry(contest),
+        label_error_eV_A2=_label_error(contest),
     )
+
+
+def _label_error(contest: Contest) -> float | None:
+    found = contest.labels.products_and_errors() if contest.taught else None
+    return None if found is None else found[1]
 
 
 def teacher_asymmetry(contest: Contest) -> float | None:

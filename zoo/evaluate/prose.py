@@ -152,6 +152,11 @@ def _error_conditions(report: Report) -> Iterator[str]:
         yield f"Scale: a component of a force in the test set is {errors.mean_force_meV_A:.0f} meV/Å on average."
     if errors.dataset_structures:
         yield f"Data set: its own labels of {errors.dataset_structures} of these structures; {DATASET_ENERGIES}."
+    if errors.label_error_eV_A2 is not None:
+        yield (
+            "The teacher's Hessian products are differences of its forces, with an error of about "
+            f"{errors.label_error_eV_A2:.1e} eV/Å² (root mean square)."
+        )
     yield from asymmetry_remarks(report)
 
 

@@ -126,6 +126,9 @@ class AccuracySettings(Config):
     probe_kind: str  # "rademacher" or "rows": a Hessian error is comparable with one of the same kind alone
     description: str  # what the test split is, in a phrase
     dataset_structures: int = Field(0, ge=0)  # of them, those with labels of their data set
+    label_error_eV_A2: float | None = Field(
+        None, ge=0
+    )  # expected of the teacher's own products, root mean square; None where they are derivatives
     teacher_asymmetry: float | None = Field(
         None, ge=0
     )  # of its Jacobian: mean |A − Aᵀ| over mean |A|; None is exactly 0, or of no concern

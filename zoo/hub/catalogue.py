@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from zoo.config import Config, read_yaml
 from zoo.errors import UnknownNameError
-from zoo.naming import COMMIT, VERSION, EngineName, Repository, is_engine_name, parse_name
+from zoo.naming import COMMIT, OWN, VERSION, EngineName, Repository, is_engine_name, parse_name
 
 _ORIGINS = {"published": "teacher", "recipe": "teacher", "package": "package"}  # what an entry of a status names
 _LONGEST = 200  # characters of owner/repository
@@ -40,6 +40,8 @@ def _in_order(symbols: tuple[str, ...]) -> tuple[str, ...]:
 def _lawful(name: str) -> str:
     if not is_engine_name(name):
         raise ValueError(f"{name!r} is not family/engine")
+    if name.partition("/")[0] == OWN:
+        raise ValueError(f"{name!r} would be a teacher of a user's own, whose names begin with {OWN}/")
     return name
 
 
@@ -76,8 +78,10 @@ class Entry(Config):
     licence_code: str  # SPDX
     licence_weights: str  # SPDX
     aliases: tuple[Name, ...] = ()  # earlier names
-    package: str | None = None  # that brings the weights
+    package: str | None = None  # that computes it
     periodic: bool | None = Field(None, exclude=True)  # of a teacher: made for crystals, or for molecules
+    level_of_theory: str | None = None  # of a teacher: what its training data were computed with
+    fastest: str | None = None  # of a teacher: the fastest mode of inference that its authors offer
     teacher: str | None = None  # that the recipe distils
     base_model: RepositoryId | None = None  # on huggingface.co, that holds these very weights
     release: Release | None = None
@@ -88,6 +92,11 @@ class Entry(Config):
         needed = _ORIGINS[self.status]
         if [key for key in ("package", "teacher") if getattr(self, key)] != [needed]:
             raise ValueError(f"{self.name}: of package and teacher, status {self.status} has {needed} alone")
+        told = (self.periodic is not None, self.level_of_theory is not None)
+        if told != (self.status == "package",) * 2:
+            raise ValueError(f"{self.name}: status package, and no other, has periodic and level_of_theory")
+        if self.fastest is not None and self.status != "package":
+            raise ValueError(f"{self.name}: fastest is said of a teacher, of status package; remove it")
         if (self.release is not None) != (self.status == "published"):
             raise ValueError(f"{self.name}: status published, and no other, has a release")
         return self
@@ -135,7 +144,7 @@ def canonical(name: str) -> tuple[str, bool]:
 
 
 def nearest(name: str, beyond: Iterable[str] = ()) -> str:
-    """For a message: the names that ``name`` may have meant, or all of them."""
+    """For a message: the names that ``name`` may have meant, or what lists them all."""
     known = sorted({*entries(), *beyond})
-    near = get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
+    near = get_close_matches(name, known, n=3, cutoff=0.5) or [one for one in known if name and name in one][:3]
+    return f"nearest: {', '.join(near)}" if near else "zoo list shows what there is"

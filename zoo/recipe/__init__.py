@@ -84,7 +84,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Recipe":
-        if not is_engine_name(self.name) or (self.name in teacher_names() and self.name not in FINE_TUNED):
+        teachers = {*teacher_names(), self.teacher.name} - set(FINE_TUNED)
+        if not is_engine_name(self.name) or self.name in teachers:
             raise ValueError(
                 f"name {self.name!r} is no name for an engine; expected family/engine, as in sw/my-student"
             )

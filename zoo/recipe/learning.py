@@ -8,7 +8,7 @@ from zoo.config import Config
 from zoo.derivatives import Side
 from zoo.errors import ConfigError
 from zoo.recipe.structures import Cells
-from zoo.teachers import teacher_names
+from zoo.teachers import is_teacher_name, no_teacher
 
 Weight = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "float64"]
@@ -20,13 +20,13 @@ Term = Literal["energy", "force", "stress", "teacher_force", "gradient", "hessia
 class TeacherSection(Config):
     """Who teaches, and in which precision its labels are computed."""
 
-    name: str
+    name: str  # of the catalogue, or own/<engine>
     dtype: Precision = "float32"
 
     @model_validator(mode="after")
     def _exists(self) -> "TeacherSection":
-        if self.name not in teacher_names():
-            raise ValueError(f"no teacher is called {self.name!r}; known are {', '.join(teacher_names())}")
+        if not is_teacher_name(self.name):
+            raise ValueError(no_teacher(self.name))
         return self
 
 

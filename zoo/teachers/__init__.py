@@ -1,89 +1,216 @@
-"""Adapters of foundation models, one a family, each imported only when it is asked for."""
+"""Adapters of foundation models, one a family, each imported only when it is asked for.
+
+A teacher is loaded in this process where its family's package is found, else by a worker process in the environment
+that ``zoo teachers install`` has made for the family.
+"""
 
 import importlib
+import shlex
+import sys
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from zoo.errors import UnknownNameError
+from zoo.errors import IntegrityError, MissingPackageError, UnknownNameError
 from zoo.potential import Traits
-from zoo.teachers.announced import ANNOUNCED, Announced, refuse, why_not
 from zoo.teachers.base import Teacher
-
-_FAMILIES = {
-    "gfn2-xtb/teacher": "xtb",
-    "sevennet-0/teacher": "sevennet",
-    "sevennet-l3i5/teacher": "sevennet",
-    "stillinger-weber/teacher": "stillinger_weber",
-    "stillinger-weber/direct-teacher": "stillinger_weber",
-    "jmp-l/teacher": "jmp",
-    "jmp-s/teacher": "jmp",
-}
-FINE_TUNED = {  # that nobody has published: made here by the recipe of that name, or converted from one's own
-    "jmp-l/md22-teacher": "jmp",
-    "jmp-s/md22-teacher": "jmp",
-}
+from zoo.teachers.environments import python_of
+from zoo.teachers.families import FAMILIES, FINE_TUNED, Family, family_of, table_names
+from zoo.teachers.remote import load_remote
+from zoo.teachers.weights import (
+    OwnTeacher,
+    Weights,
+    copies,
+    find_own,
+    is_own,
+    own_teacher,
+    own_teachers,
+    weights_folder,
+)
 
 
 def teacher_names() -> tuple[str, ...]:
-    """All teachers that a recipe may name; of some ``absent`` says that they cannot be loaded here."""
-    return (*_FAMILIES, *FINE_TUNED, *ANNOUNCED)
+    """All teachers of the table, which a recipe may name beside those of one's own; ``absent`` says what they lack."""
+    return table_names()
+
+
+def is_teacher_name(name: str) -> bool:
+    """Whether a recipe may name this teacher: one of the table, or one of one's own, known here or not."""
+    return family_of(name) is not None or is_own(name)
+
+
+def no_teacher(name: str) -> str:
+    """For a message: that no teacher goes by this name, and what may have been meant."""
+    near = get_close_matches(name, teacher_names(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no teacher is called {name!r}; {hint}zoo teachers lists them, and one of your own is called own/<engine>"
 
 
 def load_teacher(name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Teacher:
-    """The teacher of that name.
+    """The teacher of that name, in this process where its package is found, else through a worker.
 
-    Raises UnknownNameError, MissingPackageError, IntegrityError, ConfigError; for one of ``ANNOUNCED`` CapabilityError,
-    for one of ``FINE_TUNED`` that is not here NotReleasedError.
+    Raises UnknownNameError, MissingPackageError where its package or its weights are not here, IntegrityError,
+    ConfigError, WorkerError; for one of ``FINE_TUNED`` that is not here NotReleasedError.
     """
-    if name in ANNOUNCED:
-        refuse(name)
-    family = _family(name)
-    if family is None:
-        near = get_close_matches(name, teacher_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UnknownNameError(f"no teacher is called {name!r}; {hint}known are {', '.join(teacher_names())}")
-    teacher: Teacher = family.load(name, dtype, device)
+    family = _serving(name)
+    why = None if family.converted else absent(name)  # the adapter of those has classes of its own for that
+    if why is not None:
+        kind = IntegrityError if _gone(name) is not None else MissingPackageError
+        raise kind(f"{name} cannot be run: {why}")
+    python = python_of(family.key) if family.locked else None
+    if family.is_importable and not family.apart:
+        try:
+            return load_here(name, dtype=dtype, device=device)
+        except MissingPackageError:  # one that it imports in turn, or one of another version
+            if python is None:
+                raise
+    return load_remote(name, dtype, device, python or Path(sys.executable))
+
+
+def load_here(name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Teacher:
+    """The teacher in this very process, by its adapter; a worker calls this.
+
+    Raises what ``load_teacher`` does but WorkerError.
+    """
+    family = _serving(name)
+    adapter, facts = _adapter(family), own_teacher(name)
+    if facts is not None:
+        if not family.own_files:
+            raise UnknownNameError(f"{name} is a file for {family.key}, {_no_files(family)}")
+        own: Teacher = adapter.load_file(find_own(facts), name, facts, dtype, device)
+        return own
+    teacher: Teacher = adapter.load(name, dtype, device)
     return teacher
 
 
-def needs_weights(name: str) -> bool:
-    """Whether a teacher comes with no package, so that its weights have to be brought here first."""
-    return (_FAMILIES | FINE_TUNED).get(name) == "jmp"
-
-
 def absent(name: str) -> str | None:
-    """Why a teacher cannot be loaded here, and what helps; None where only its package might be missing."""
-    if name in ANNOUNCED:
-        return why_not(name)
-    family = _family(name) if needs_weights(name) else None
-    why: str | None = family.absent(name) if family else None
-    return why
+    """Why a teacher cannot be loaded here, with the command that helps first; None where all it needs is found.
+
+    Nothing is imported, opened or asked over the network.
+    """
+    family = _family(name)
+    if family is None:
+        return _no_record(name) if is_own(name) else None
+    if family.converted:
+        told: str | None = _adapter(family).absent(name)
+        return told
+    if not family.is_importable and not (family.locked and python_of(family.key)):
+        return _without_package(family)
+    if (gone := _gone(name)) is not None:
+        return f"its file {gone} is gone; put it back, or {_adding(name)}"
+    return None if _has_weights(name) else f"its weights are not here; run: zoo teachers fetch {name}"
+
+
+def bringing(name: str) -> list[str]:
+    """The commands that bring a teacher here, in order; none where it is."""
+    family = family_of(name)
+    if family is None or absent(name) is None:
+        return []
+    if name in FINE_TUNED:
+        return [*bringing(f"{name.partition('/')[0]}/teacher"), f"zoo distill {name}"]
+    if family.converted:
+        return [f"zoo convert {name.partition('/')[0]} --download"]
+    missing = not family.is_importable and not (family.locked and python_of(family.key))
+    return [_install(family)] * missing + [f"zoo teachers fetch {name}"] * (not _has_weights(name))
+
+
+def needs_converting(name: str) -> bool:
+    """Whether a teacher's weights are made here of what their authors publish, by ``zoo convert`` or a recipe."""
+    family = family_of(name)
+    return family is not None and family.converted
+
+
+def weights_of(name: str) -> Weights | None:
+    """The file of weights that is fetched for a teacher of the table; None where there is none to fetch."""
+    family = family_of(name)
+    if family is None or family.converted:
+        return None
+    found: Weights | None = _adapter(family).weights(name)
+    return found
 
 
 def stated_traits(name: str) -> Traits | None:
-    """What a teacher that may be absent gives; None of the others, which can be asked."""
-    if name in ANNOUNCED:
-        return ANNOUNCED[name].traits
-    family = _family(name) if needs_weights(name) else None
-    known: Traits | None = family.traits(name) if family else None
+    """What a teacher gives, known before it is loaded; None of one's own, which is known when it is loaded."""
+    family = family_of(name)
+    known: Traits | None = _adapter(family).traits(name) if family else None
     return known
 
 
-def _family(name: str) -> ModuleType | None:
-    file = (_FAMILIES | FINE_TUNED).get(name)
-    return importlib.import_module(f"zoo.teachers.{file}") if file else None
+def _serving(name: str) -> Family:
+    """The family that serves a teacher. Raises UnknownNameError."""
+    family = _family(name)
+    if family is None:
+        raise UnknownNameError(f"{name} cannot be run: {_no_record(name)}" if is_own(name) else no_teacher(name))
+    return family
+
+
+def _family(name: str) -> Family | None:
+    own = own_teacher(name)
+    return FAMILIES.get(own.family) if own is not None else family_of(name)
+
+
+def _adapter(family: Family) -> ModuleType:
+    return importlib.import_module(family.module)
+
+
+def _has_weights(name: str) -> bool:
+    found = weights_of(name)
+    return found is None or next(copies(name, found), None) is not None
+
+
+def _gone(name: str) -> Path | None:
+    """The file of a teacher of one's own, where it is not there."""
+    facts = own_teacher(name)
+    path = None if facts is None else weights_folder(name) / facts.file
+    return None if path is None or path.is_file() else path
+
+
+def _without_package(family: Family) -> str:
+    own = f"{_install(family)} (in an environment of its own), or: " if family.locked else ""
+    return f"the package {family.install.split()[0]} is not installed; run: {own}pip install {family.install}"
+
+
+def _install(family: Family) -> str:
+    return f"zoo teachers install {family.key}"
+
+
+def _no_record(name: str) -> str:
+    return (
+        f"nobody has added it here; {_adding(name)}, or hand a calculator of ASE over in Python: "
+        f"zoo.distill(RECIPE, teacher=zoo.teacher_from(CALCULATOR, name={name!r}, ...))"
+    )
+
+
+def _adding(name: str) -> str:
+    return f"run: zoo teachers add {shlex.quote(name)} FILE --family FAMILY --licence SPDX --level-of-theory TEXT"
+
+
+def _no_files(family: Family) -> str:
+    able = ", ".join(one.key for one in FAMILIES.values() if one.own_files)
+    return f"whose adapter takes no files of one's own; expected a family of {able}"
 
 
 __all__ = [
-    "ANNOUNCED",
+    "FAMILIES",
     "FINE_TUNED",
-    "Announced",
+    "Family",
+    "OwnTeacher",
     "Teacher",
+    "Weights",
     "absent",
+    "bringing",
+    "family_of",
+    "is_own",
+    "is_teacher_name",
+    "load_here",
     "load_teacher",
-    "needs_weights",
+    "needs_converting",
+    "no_teacher",
+    "own_teacher",
+    "own_teachers",
     "stated_traits",
     "teacher_names",
+    "weights_of",
 ]

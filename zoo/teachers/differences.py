@@ -1,12 +1,14 @@
 """Teachers that give energies and forces and no derivatives of them: a program, or any calculator of ASE.
 
 Products of the Hessian are central differences of their forces, ``H v ≈ −(F(r + h v) − F(r − h v)) / 2h``, two calls a
-product. The error falls with h², to where noise of the forces over h takes its place.
+product. The error falls with h², to where noise of the forces over h takes its place: an adapter that knows its program
+states the step, of others it is measured (``noise.py``).
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from math import sqrt
 
 import numpy as np
 import torch
@@ -15,12 +17,15 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from zoo.derivatives import Side, one_hot_probes
-from zoo.errors import CapabilityError, DomainError
+from zoo.errors import CapabilityError, DivergedError, DomainError, ZooWarning
 from zoo.graph import Graph
 from zoo.potential import Potential, Prediction, Traits, given
+from zoo.teachers.noise import Differences, measure
 
 # Å. Such a potential finds its own neighbours; edges are there only to catch two atoms on one spot.
 CUTOFF = 1.0
+_FORGETFUL = 5.0  # times the noise: so far apart may two answers about one structure be
+_ROUNDING = 1e-10  # eV/Å, likewise where there is no noise
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,16 @@ class DifferencesPotential(Potential):
 
     def _products(self, one: _Structure, probes: np.ndarray) -> np.ndarray:
         """(probes, atoms, 3) eV/Å²"""
-        products = np.zeros(probes.shape)
-        for product, probe in zip(products, probes, strict=True):
-            longest = np.linalg.norm(probe, axis=1).max()
-            if longest > 0:
-                shift = probe * (self.step / longest)  # (atoms, 3) Å
-                ahead, behind = self._answer(one, shift), self._answer(one, -shift)
-                product[:] = (behind.forces - ahead.forces) * (longest / (2 * self.step))
-        return products
+        return np.stack([self._product(one, probe, self.step) for probe in probes]) if len(probes) else probes.copy()
+
+    def _product(self, one: _Structure, probe: np.ndarray, step: float) -> np.ndarray:
+        """(atoms, 3) eV/Å²; of a probe that is zero nothing, without a call."""
+        longest = np.linalg.norm(probe, axis=1).max()
+        if longest == 0:
+            return np.zeros(probe.shape)
+        shift = probe * (step / longest)  # (atoms, 3) Å
+        ahead, behind = self._answer(one, shift), self._answer(one, -shift)
+        return np.asarray((behind.forces - ahead.forces) * (longest / (2 * step)))
 
     def _answer(self, one: _Structure, shift: np.ndarray | float = 0.0) -> Answer:
         unknown = sorted(set(one.numbers.tolist()) - set(self.elements))
@@ -164,26 +171,87 @@ class DifferencesPotential(Potential):
         return torch.as_tensor(values, dtype=self.dtype, device=self.device)
 
 
-def from_calculator(calculator: Any) -> Ask:
-    """The function that a calculator of ASE is.
+class MeasuredDifferences(DifferencesPotential):
+    """One whose step follows from the noise of its forces, and that knows the error of its products.
 
-    The calculator must give the same answer whatever it was asked before: one that starts from its last wave function
-    makes noise of which differences make more. Where it has a free energy, forces are the gradient of that, and it is
-    the energy here.
+    The step is measured once, by ``measure`` or with the first product that is asked for, or is taken over from where
+    it was written down (``differences``).
     """
-    has = calculator.implemented_properties
 
-    def ask(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Answer:
-        atoms = Atoms(numbers, positions, cell=cell, pbc=pbc)
-        atoms.calc = calculator
-        return Answer(
-            energy=float(atoms.get_potential_energy(force_consistent="free_energy" in has)),
-            forces=np.asarray(atoms.get_forces()),
-            stress=np.asarray(atoms.get_stress(voigt=False)) if "stress" in has and pbc.all() else None,
-            energies=np.asarray(atoms.get_potential_energies()) if "energies" in has else None,
-        )
+    def __init__(
+        self, ask: Ask, elements: tuple[int, ...], *, name: str, traits: Traits, step: float | None = None
+    ) -> None:
+        """With a ``step``, in Å, only its error is measured."""
+        super().__init__(ask, elements, name=name, traits=traits)
+        self.fixed_step = step
+        self.differences: Differences | None = None
 
-    return ask
+    def measure(self, graph: Graph, probe: Tensor) -> Differences:
+        """Sets the step, by the noise of the first structure's forces along ``probe`` (its atoms, 3).
+
+        The structure is asked once more, after the last of ``graph``: a ZooWarning says where it is answered otherwise.
+        Raises DivergedError where forces are not finite.
+        """
+        structures = list(_structures(graph))
+        self.differences = self._measure(structures[0], probe.detach().double().cpu().numpy(), structures[-1])
+        return self.differences
+
+    def truncation(self, graph: Graph, probe: Tensor, product: Tensor) -> float:
+        """What the third derivative adds to a ``product`` with a ``probe``, each (atoms, 3), in one structure.
+
+        eV/Å², root mean square over components, for a probe whose longest atom has the length 1: a third of the
+        difference from a product at twice the step, two calls more.
+        """
+        (one,), vector = _structures(graph), probe.detach().double().cpu().numpy()
+        found = self._known(one, vector)
+        longest = float(np.linalg.norm(vector, axis=1).max())
+        twice = self._product(one, vector / longest, 2 * found.step_A)
+        differences = twice - product.detach().double().cpu().numpy() / longest
+        of_noise = 1.25 * found.noise_part**2  # that of a difference at h, and a quarter of it at 2h
+        return sqrt(max(float(np.mean(differences**2)) - of_noise, 0.0)) / 3
+
+    def error(self, truncation: float) -> float:
+        """Of a product, with that of noise, for a probe whose longest atom has the length 1, eV/Å²."""
+        assert self.differences is not None  # there are no products before
+        return sqrt(self.differences.noise_part**2 + truncation**2)
+
+    def _products(self, one: _Structure, probes: np.ndarray) -> np.ndarray:
+        if len(probes):
+            self.step = self._known(one, probes[0]).step_A
+        return super()._products(one, probes)
+
+    def _known(self, one: _Structure, probe: np.ndarray) -> Differences:
+        if self.differences is None:
+            self.differences = self._measure(one, probe, one)
+        return self.differences
+
+    def _measure(self, one: _Structure, probe: np.ndarray, other: _Structure) -> Differences:
+        direction = probe / np.linalg.norm(probe, axis=1).max()
+        first = self._finite_forces(one)
+        found = measure(lambda distance: self._finite_forces(one, distance * direction), first, self.fixed_step)
+        if other is not one:
+            self._finite_forces(other)
+        again = self._finite_forces(one)
+        drift = sqrt(float(np.mean((again - first) ** 2)))
+        if drift > _FORGETFUL * max(found.noise_eV_A, _ROUNDING):
+            warnings.warn(
+                f"{self.name} was asked twice about {Atoms(one.numbers).symbols}, with other structures in between, "
+                f"and its forces differ by {drift:.1e} eV/Å (root mean square), more than their noise of "
+                f"{found.noise_eV_A:.1e}; have it start each structure afresh, not from what it computed last",
+                ZooWarning,
+                stacklevel=4,
+            )
+        return found
+
+    def _finite_forces(self, one: _Structure, shift: np.ndarray | float = 0.0) -> np.ndarray:
+        """(atoms, 3) eV/Å"""
+        forces = self._answer(one, shift).forces
+        if not np.isfinite(forces).all():
+            raise DivergedError(
+                f"{self.name} gives forces that are not finite for {Atoms(one.numbers).symbols}; "
+                "leave the structure out, or start from one with less distorted bonds"
+            )
+        return forces
 
 
 def _structures(graph: Graph) -> Iterator[_Structure]:

@@ -137,6 +137,20 @@ def _triplets(graph: Graph) -> tuple[Tensor, Tensor]:
     return order[first[once]], order[second[once]]
 
 
+def names() -> tuple[str, ...]:
+    """The teachers of this file."""
+    return ("stillinger-weber/teacher", "stillinger-weber/direct-teacher")
+
+
+def traits(name: str) -> Traits:
+    """What a teacher gives."""
+    return DirectStillingerWeber.traits if name == "stillinger-weber/direct-teacher" else StillingerWeber.traits
+
+
+def weights(name: str) -> None:
+    """No file: all its numbers are here."""
+
+
 def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """The teachers ``stillinger-weber/teacher`` and ``stillinger-weber/direct-teacher``."""
     direct = name == "stillinger-weber/direct-teacher"

@@ -84,6 +84,20 @@ class Molecules:
             ) from error
 
 
+def names() -> tuple[str, ...]:
+    """The teacher of this file."""
+    return ("gfn2-xtb/teacher",)
+
+
+def traits(name: str) -> Traits:
+    """What it gives."""
+    return Traits(stress=False)
+
+
+def weights(name: str) -> None:
+    """No file: its parameters are compiled into tblite."""
+
+
 def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """The teacher ``gfn2-xtb/teacher``. Raises MissingPackageError."""
     try:
@@ -92,8 +106,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
         raise MissingPackageError(
             f"{name} needs the packages tblite and threadpoolctl ({error}); run: pip install tblite threadpoolctl"
         ) from error
-    traits = Traits(stress=False)
-    potential = DifferencesPotential(ask, _ELEMENTS, name=name, traits=traits, step=_STEP)
+    potential = DifferencesPotential(ask, _ELEMENTS, name=name, traits=traits(name), step=_STEP)
     return Teacher(
         name=name,
         potential=potential.to(device, dtype).eval(),
@@ -104,7 +117,16 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
         licence_weights="LGPL-3.0-or-later",
         citation="C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 15, 1652 (2019), "
         "doi:10.1021/acs.jctc.8b01176",
+        batched=False,
     )
+
+
+def calculator(name: str, dtype: torch.dtype) -> Any:
+    """tblite's own calculator for ASE, which computes in float64 whatever ``dtype`` is, for comparisons."""
+    from tblite.ase import TBLite  # lazy: an optional package
+
+    settings = {"accuracy": _SETTINGS["accuracy"], "max_iterations": _SETTINGS["max-iter"]}
+    return TBLite(method=_METHOD, verbosity=0, cache_api=False, **settings)
 
 
 def _digest() -> str:

@@ -13,11 +13,17 @@ from zoo.potential import Traits
 from zoo.teachers.base import Teacher
 from zoo.teachers.jmp.config import PUBLISHED, JMPConfig
 from zoo.teachers.jmp.model import JMP
-from zoo.teachers.jmp.weights import CONFIG, MODEL, read_config, read_weights, weights_folder, write_weights
+from zoo.teachers.jmp.weights import CONFIG, MODEL, read_config, read_weights, write_weights
+from zoo.teachers.weights import weights_folder
 from zoo.tensors import WithoutParameters
 from zoo.version import __version__
 
 _FINE_TUNED = "/md22-teacher"  # how its name ends
+
+
+def names() -> tuple[str, ...]:
+    """The teachers of this package, of which ``zoo convert`` or a recipe makes the weights."""
+    return (*(f"{family}/teacher" for family in PUBLISHED), *(f"{family}{_FINE_TUNED}" for family in PUBLISHED))
 
 
 def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
@@ -73,4 +79,14 @@ def traits(name: str) -> Traits:
         return GemNetOC(network).traits
 
 
-__all__ = ["JMP", "JMPConfig", "absent", "load", "read_weights", "traits", "weights_folder", "write_weights"]
+__all__ = [
+    "JMP",
+    "JMPConfig",
+    "absent",
+    "load",
+    "names",
+    "read_weights",
+    "traits",
+    "weights_folder",
+    "write_weights",
+]

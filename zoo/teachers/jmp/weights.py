@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.config import read_json, write_json
 from zoo.errors import ConfigError, IntegrityError
-from zoo.files import cache_root, replacing, sha256_file, sync
+from zoo.files import replacing, sha256_file, sync
 from zoo.gemnet_oc.network import GemNetOC
 from zoo.teachers.jmp.config import JMPConfig
 from zoo.teachers.jmp.model import JMP
@@ -18,12 +18,6 @@ from zoo.tensors import Layout, WithoutParameters, read_tensors
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 _REMEDY = "remove the folder, and run zoo convert or zoo distill again"
-
-
-def weights_folder(name: str) -> Path:
-    """Where the weights of a teacher are kept: ``teachers/<family>/<engine>`` in zoo's cache."""
-    family, _, engine = name.partition("/")
-    return cache_root() / "teachers" / family / engine
 
 
 def check_replaceable(folder: Path) -> None:

@@ -1,0 +1,449 @@
+"""AIMNet2: small models with random weights, in the format that aimnet exports, against aimnet's own calculators."""
+
+import copy
+import functools
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from contracts import CONTRACT, check_law
+
+from zoo.errors import CapabilityError, DomainError, IntegrityError, MissingPackageError
+from zoo.files import sha256_file
+from zoo.neighbors import build_graph
+from zoo.potential import Potential
+from zoo.teachers import aimnet2
+from zoo.teachers.base import Teacher
+from zoo.teachers.weights import OwnTeacher, Weights, weights_path
+
+needs_aimnet = pytest.mark.aimnet2
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+NAMES = {
+    "aimnet2/teacher",
+    "aimnet2-b973c/teacher",
+    "aimnet2-2025/teacher",
+    "aimnet2-nse/teacher",
+    "aimnet2-pd/teacher",
+    "aimnet2-rxn/teacher",
+}
+SPECIES = [1, 6, 7, 8, 14]
+SHIFTS = {1: -13.6, 6: -1035.2, 7: -1485.3, 8: -2042.6, 14: -7873.1}  # eV
+KINDS = ["aimnet2/teacher", "aimnet2-nse/teacher", "aimnet2-rxn/teacher"]
+
+_YAML = """
+class: aimnet.models.AIMNet2
+kwargs:
+    nfeature: 4
+    d2features: true
+    ncomb_v: 3
+    hidden: [[12], [10], [14]]
+    aim_size: 256
+    num_charge_channels: {channels}
+    aev: {{rc_s: 5.0, nshifts_s: 4}}
+    outputs:
+        energy_mlp:
+            class: aimnet.modules.Output
+            kwargs:
+                n_in: 256
+                n_out: 1
+                key_in: aim
+                key_out: energy
+                mlp: {{activation_fn: torch.nn.GELU, last_linear: true, hidden: [8]}}
+        atomic_shift: {{class: aimnet.modules.AtomicShift, kwargs: {{key_in: energy, key_out: energy}}}}
+        atomic_sum: {{class: aimnet.modules.AtomicSum, kwargs: {{key_in: energy, key_out: energy}}}}
+        srcoulomb: {{class: aimnet.modules.SRCoulomb, kwargs: {{rc: 4.6, key_in: charges, key_out: energy}}}}
+"""
+
+
+def _artifact(name: str) -> dict[str, Any]:
+    """What ``aimnet export`` writes, of a small model with random weights."""
+    import yaml
+    from aimnet.config import build_module
+    from aimnet.models.utils import convert_atomic_shifts_to_float64
+
+    described = _YAML.format(channels=2 if "nse" in name else 1)
+    model = build_module(yaml.safe_load(described))
+    convert_atomic_shifts_to_float64(model)
+    shifts = model.outputs["atomic_shift"].shifts.weight
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+        for number, shift in SHIFTS.items():
+            shifts[number] = shift
+        for number in set(range(1, 64)) - set(SPECIES):
+            model.afv.weight[number] = torch.nan
+    return {
+        "format_version": 2,
+        "model_yaml": described,
+        "cutoff": 5.0,
+        "needs_coulomb": True,
+        "needs_dispersion": "rxn" not in name,
+        "coulomb_mode": "sr_embedded",
+        "coulomb_sr_rc": 4.6,
+        "coulomb_sr_envelope": "exp",
+        "d3_params": None if "rxn" in name else {"s8": 0.3908, "a1": 0.566, "a2": 3.128, "s6": 1.0},
+        "has_embedded_lr": True,
+        "implemented_species": SPECIES,
+        "state_dict": model.state_dict(),
+    }
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache with files of some teachers, whose digests the table has."""
+    folder = tmp_path_factory.mktemp("aimnet2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_CACHE", str(folder))
+        for seed, name in enumerate(KINDS):
+            torch.manual_seed(seed)
+            _put(patch, name, _artifact(name))
+        yield folder
+
+
+def _put(patch: pytest.MonkeyPatch, name: str, content: Any) -> Path:
+    path = weights_path(name, aimnet2.weights(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    _trust(patch, name, path)
+    return path
+
+
+def _trust(patch: pytest.MonkeyPatch, name: str, path: Path) -> None:
+    model = copy.copy(aimnet2._MODELS[name])
+    object.__setattr__(model, "sha256", sha256_file(path))
+    patch.setitem(aimnet2._MODELS, name, model)
+
+
+@pytest.fixture
+def here(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZOO_CACHE", str(files))
+    return files
+
+
+@functools.cache
+def _loaded(cache: str, name: str) -> Potential:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_CACHE", cache)
+        return aimnet2.load(name, torch.float64, "cpu").potential
+
+
+@pytest.fixture
+def potentials(files: Path) -> Any:
+    """Teachers in float64, each loaded once."""
+    return functools.partial(_loaded, str(files))
+
+
+def _molecule(name: str = "CH3CH2OH") -> Atoms:
+    atoms = molecule(name)
+    atoms.rattle(0.07, seed=3)
+    return atoms
+
+
+def _crystal() -> Atoms:
+    atoms = bulk("SiC", "zincblende", a=4.4).repeat((2, 1, 1))
+    atoms.rattle(0.08, seed=5)
+    return atoms
+
+
+# --- what is known without the package ------------------------------------------------------------
+
+
+def test_names_are_the_short_ones_of_the_registry() -> None:
+    assert set(aimnet2.names()) == NAMES
+
+
+def test_digests_are_known_and_differ() -> None:
+    found = {aimnet2.weights(name).digest for name in aimnet2.names()}
+    assert len(found) == len(NAMES)
+    assert all(isinstance(aimnet2.weights(name), Weights) for name in NAMES)
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [module for module in sys.modules if module.split(".")[0] == "aimnet"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "aimnet", None)
+    with pytest.raises(MissingPackageError, match="run: pip install aimnet") as error:
+        aimnet2.load("aimnet2/teacher", torch.float32, "cpu")
+    assert "\n" not in str(error.value)
+
+
+# --- against aimnet -------------------------------------------------------------------------------
+
+
+@needs_aimnet
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_addresses_and_digests_are_those_of_the_registry(name: str) -> None:
+    from aimnet.calculators.model_registry import load_model_registry
+
+    registry = load_model_registry()
+    entry = registry["models"][registry["aliases"][name.partition("/")[0]]]
+    model = aimnet2._MODELS[name]
+    assert (entry["url"], entry["sha256"], entry["family"]) == (aimnet2.weights(name).url, model.sha256, model.family)
+
+
+@needs_aimnet
+@pytest.mark.parametrize("name", KINDS)
+def test_a_teacher_gives_what_was_stated(name: str, potentials: Any) -> None:
+    assert potentials(name).traits == aimnet2.traits(name)
+    assert potentials(name).elements == tuple(SPECIES)
+
+
+def _theirs(name: str, dtype: torch.dtype) -> Any:
+    """aimnet's calculator, which is made for float32, in another type."""
+    calculator = aimnet2.calculator(name, torch.float32).base_calc
+    calculator._deterministic = True  # its kernels for dispersion and for crystals compute in float32
+    if dtype == torch.float32:
+        return calculator
+    calculator.keys_in = {key: dtype if kind == torch.float else kind for key, kind in calculator.keys_in.items()}
+    calculator.keys_in_optional = {
+        key: dtype if kind == torch.float else kind for key, kind in calculator.keys_in_optional.items()
+    }
+    calculator.model.double()
+    calculator.model._required_keys_dtype = [dtype, torch.int64, dtype]
+    calculator.model._optional_keys_dtype = [
+        dtype if kind == torch.float32 else kind for kind in calculator.model._optional_keys_dtype
+    ]
+    for module in (calculator.external_coulomb, calculator.external_dftd3):
+        if module is not None:
+            module.double()
+    return calculator
+
+
+def _asked(calculator: Any, atoms: Atoms, dtype: torch.dtype, **wanted: bool) -> dict[str, Any]:
+    given = {
+        "coord": torch.tensor(atoms.positions, dtype=dtype),
+        "numbers": torch.tensor(atoms.numbers),
+        "charge": torch.tensor(0.0, dtype=dtype),
+        "mult": torch.tensor(1.0 + int(atoms.numbers.sum()) % 2, dtype=dtype),
+    }
+    if atoms.pbc.any():
+        given |= {"cell": torch.tensor(np.array(atoms.cell), dtype=dtype), "pbc": torch.tensor(atoms.pbc)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of DSF in crystals, and of a multiplicity that a model does not read
+        return calculator(given, **wanted)
+
+
+@needs_aimnet
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.usefixtures("here")
+def test_it_agrees_with_the_calculator_of_the_package(name: str, dtype: torch.dtype) -> None:
+    ours = aimnet2.load(name, dtype, "cpu").potential
+    theirs = _theirs(name, dtype)
+    for atoms in (_molecule(), _molecule("CH3"), _molecule("CO2"), Atoms("OCH", [[0, 0, 0], [9, 9, 9], [0, 0, 1]])):
+        expected = _asked(theirs, atoms, dtype, forces=True)
+        found = ours.predict(build_graph(atoms, ours.cutoff, dtype=dtype))
+        tolerance = 1e-9 if dtype == torch.float64 else 3e-5
+        assert found.energy.item() == pytest.approx(expected["energy"].item(), abs=20 * tolerance)
+        torch.testing.assert_close(found.forces, expected["forces"].to(dtype), atol=tolerance * 10, rtol=0)
+
+
+@needs_aimnet
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.usefixtures("here")
+def test_crystals_agree_too(name: str, potentials: Any) -> None:
+    ours, theirs, atoms = potentials(name), _theirs(name, torch.float64), _crystal()
+    expected = _asked(theirs, atoms, torch.float64, forces=True, stress=True)
+    found = ours.predict(build_graph(atoms, ours.cutoff), stress=True)
+    assert found.energy.item() == pytest.approx(expected["energy"].item(), abs=1e-6)
+    torch.testing.assert_close(found.forces, expected["forces"].double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.stress[0], expected["stress"].double(), atol=1e-7, rtol=0)
+
+
+@needs_aimnet
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.usefixtures("here")
+def test_the_hessian_is_that_of_the_package(name: str, potentials: Any) -> None:
+    ours, theirs, atoms = potentials(name), _theirs(name, torch.float64), _molecule()
+    expected = _asked(theirs, atoms, torch.float64, hessian=True)["hessian"].reshape(27, 27)
+    found = ours.hessian(build_graph(atoms, ours.cutoff))
+    torch.testing.assert_close(found, expected.double(), atol=1e-7, rtol=0)
+
+
+SPARED = {
+    "parameter_gradient": "a teacher has nothing to learn",
+    "supercell": "charges are balanced with a constant of 1e-6 beside a sum over atoms",
+    "stress_is_gradient": "strains of 1e-3 carry pairs across 15 Å, where the energy has one derivative",
+}
+
+
+@needs_aimnet
+@pytest.mark.parametrize("law", [law for law in CONTRACT if law not in SPARED])
+@pytest.mark.parametrize("name", KINDS)
+def test_potential_keeps_the_law(name: str, law: str, potentials: Any) -> None:
+    check_law(potentials(name), law)
+
+
+@needs_aimnet
+@pytest.mark.parametrize("name", KINDS)
+def test_the_stress_is_the_slope_of_the_energy_as_a_crystal_is_strained_a_little(name: str, potentials: Any) -> None:
+    potential, atoms = potentials(name), _crystal()
+    stress = potential.predict(build_graph(atoms, potential.cutoff), stress=True).stress[0].numpy()
+    strain = np.array([[0.3, -0.2, 0.5], [-0.2, 1.0, 0.1], [0.5, 0.1, -0.7]])
+    energies = []
+    for step in (1e-5, -1e-5):
+        moved = atoms.copy()
+        moved.set_cell(np.array(atoms.cell) @ (np.eye(3) + step * strain), scale_atoms=True)
+        energies.append(float(potential.predict(build_graph(moved, potential.cutoff)).energy))
+    slope = (energies[0] - energies[1]) / 2e-5 / atoms.get_volume()
+    assert (stress * strain).sum() == pytest.approx(slope, abs=2e-6)
+
+
+@needs_aimnet
+@pytest.mark.parametrize("name", KINDS)
+def test_twice_a_crystal_is_twice_its_energy(name: str, potentials: Any) -> None:
+    potential, atoms = potentials(name), _crystal()
+    one, two = (potential.predict(build_graph(part, potential.cutoff)) for part in (atoms, atoms.repeat((1, 2, 1))))
+    assert two.energy.item() == pytest.approx(2 * one.energy.item(), abs=1e-4)
+    torch.testing.assert_close(two.forces, one.forces.repeat(2, 1), atol=1e-4, rtol=0)
+
+
+@needs_aimnet
+@pytest.mark.usefixtures("here")
+def test_features_are_the_last_of_the_network(potentials: Any) -> None:
+    potential = potentials("aimnet2/teacher")
+    graph = build_graph([_molecule(), _molecule("H2O")], potential.cutoff)
+    features = potential.predict(graph, features=True).features
+    assert features.shape == (12, 256)
+    energies = potential.model.outputs["energy_mlp"].mlp(features)[:, 0]
+    assert torch.isfinite(energies).all()
+    assert energies.std() > 0
+    rows = potential.element_embeddings()
+    assert torch.equal(rows, potential.model.afv.weight[SPECIES])
+    assert rows.isfinite().all()
+
+
+@needs_aimnet
+@pytest.mark.usefixtures("here")
+def test_shifts_of_elements_keep_their_digits_in_single_precision() -> None:
+    single = aimnet2.load("aimnet2/teacher", torch.float32, "cpu").potential
+    found = single.reference_energies(torch.tensor([14, 1]))
+    assert found.tolist() == [SHIFTS[14], SHIFTS[1]]
+
+
+@needs_aimnet
+@pytest.mark.parametrize(("name", "differs"), [("aimnet2/teacher", False), ("aimnet2-nse/teacher", True)])
+@pytest.mark.usefixtures("here")
+def test_a_radical_differs_from_a_singlet_only_where_the_model_knows_of_spin(
+    name: str, differs: bool, potentials: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    potential = potentials(name)
+    graph = build_graph(_molecule("CH3"), potential.cutoff)
+    radical = potential.predict(graph).energy.item()
+    monkeypatch.setattr(aimnet2, "lowest_multiplicities", lambda graph: torch.ones(graph.num_structures))
+    assert (abs(potential.predict(graph).energy.item() - radical) > 1e-6) == differs
+
+
+@needs_aimnet
+@pytest.mark.usefixtures("here")
+def test_dispersion_comes_to_the_energy_where_the_family_says(potentials: Any) -> None:
+    """aimnet2-rxn's file asks for none; the policy of its family adds it."""
+    assert potentials("aimnet2-rxn/teacher").dispersion is not None
+    assert potentials("aimnet2-rxn/teacher").dispersion.s8 == 0.3908
+
+
+@needs_aimnet
+@pytest.mark.usefixtures("here")
+def test_its_own_calculator_is_of_single_precision() -> None:
+    with pytest.raises(CapabilityError, match="float32 alone"):
+        aimnet2.calculator("aimnet2/teacher", torch.float64)
+
+
+@needs_aimnet
+@pytest.mark.usefixtures("here")
+def test_it_says_where_it_comes_from() -> None:
+    teacher: Teacher = aimnet2.load("aimnet2/teacher", torch.float32, "cpu")
+    assert teacher.package.startswith("aimnet ")
+    assert (teacher.licence_code, teacher.licence_weights) == ("MIT", "MIT")
+    assert teacher.weights_sha256 == aimnet2._MODELS["aimnet2/teacher"].sha256
+
+
+@needs_aimnet
+def test_a_file_of_ones_own_is_a_teacher(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    torch.save(_artifact("aimnet2"), path)
+    facts = OwnTeacher(
+        name="own/mine",
+        family="aimnet2",
+        file="mine.pt",
+        sha256=sha256_file(path),
+        elements=(),
+        licence="CC-BY-4.0",
+        level_of_theory="PBE0/def2-SVP",
+    )
+    teacher = aimnet2.load_file(path, "own/mine", facts, torch.float64, "cpu")
+    assert (teacher.name, teacher.licence_weights, teacher.level_of_theory) == (
+        "own/mine",
+        "CC-BY-4.0",
+        "PBE0/def2-SVP",
+    )
+    assert teacher.potential.predict(build_graph(_molecule(), 15.0)).energy.isfinite().all()
+
+
+# --- files that are not what they should be ---------------------------------------------------------
+
+
+def _refused(match: str) -> None:
+    with pytest.raises(IntegrityError, match=match) as error:
+        aimnet2.load("aimnet2/teacher", torch.float32, "cpu")
+    assert "\n" not in str(error.value)
+
+
+@needs_aimnet
+def test_weights_that_are_not_here_are_named_with_their_command() -> None:
+    with pytest.raises(MissingPackageError, match="run: zoo teachers fetch aimnet2/teacher"):
+        aimnet2.load("aimnet2/teacher", torch.float32, "cpu")
+
+
+@needs_aimnet
+def test_another_file_than_was_published_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(99)
+    path = weights_path("aimnet2/teacher", aimnet2.weights("aimnet2/teacher"))
+    path.parent.mkdir(parents=True)
+    torch.save(_artifact("aimnet2"), path)
+    monkeypatch.setattr(torch, "load", lambda *given, **asked: pytest.fail("it was opened"))
+    _refused("not opened")
+
+
+@needs_aimnet
+def test_a_truncated_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _put(monkeypatch, "aimnet2/teacher", _artifact("aimnet2"))
+    path.write_bytes(path.read_bytes()[:-200])
+    _trust(monkeypatch, "aimnet2/teacher", path)
+    _refused("cannot be read as an AIMNet2 model .*zoo teachers fetch aimnet2/teacher")
+
+
+@needs_aimnet
+@pytest.mark.parametrize("harm", ["class: os.system", "class: subprocess.Popen"])
+def test_a_description_that_would_run_something_is_refused(harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = _artifact("aimnet2")
+    content["model_yaml"] = content["model_yaml"].replace("class: aimnet.modules.AtomicSum", harm)
+    _put(monkeypatch, "aimnet2/teacher", content)
+    _refused("cannot be read as an AIMNet2 model")
+
+
+@needs_aimnet
+def test_what_would_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return exec, ("raise SystemExit('something was run')",)
+
+    _put(monkeypatch, "aimnet2/teacher", {"state_dict": Hostile()})
+    _refused("cannot be read as an AIMNet2 model")
+
+
+@needs_aimnet
+@pytest.mark.usefixtures("here")
+def test_an_element_that_it_lacks_is_named(potentials: Any) -> None:
+    potential = potentials("aimnet2/teacher")
+    with pytest.raises(DomainError, match="aimnet2/teacher was not trained on U"):
+        potential.predict(build_graph(Atoms("UH", [[0, 0, 0], [0, 0, 2]]), potential.cutoff))

@@ -1,0 +1,481 @@
+"""Weights come whole, as published and with their terms accepted, or not at all; teachers of one's own likewise."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import HubServer
+from test_download import Site, Trouble, serving
+
+from zoo import fetch_weights as module
+from zoo.data import download as downloading
+from zoo.errors import (
+    AccessError,
+    ConfigError,
+    HubError,
+    IntegrityError,
+    LicenceError,
+    MissingPackageError,
+    UnknownNameError,
+    ZooError,
+)
+from zoo.fetch_weights import add_teacher, check_accepted, describe_licence, fetch_weights, restricts
+from zoo.files import cache_root
+from zoo.licences import LICENCES, TERMS
+from zoo.teachers import load_teacher
+from zoo.teachers.weights import (
+    Weights,
+    find_own,
+    find_weights,
+    own_teacher,
+    read_record,
+    record_path,
+    weights_folder,
+    weights_path,
+)
+
+FREE, ACADEMIC = "mace-mp-0-large/teacher", "mace-off23-large/teacher"  # MIT, LicenseRef-ASL
+BODY = bytes(range(256)) * 1000
+
+
+def sha256(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def git(body: bytes) -> str:
+    return f"git:{hashlib.sha1(b'blob %d' % len(body) + bytes(1) + body).hexdigest()}"
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A server of files over loopback, and no patience: tries follow at once, and each byte counts."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(downloading, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(downloading, "WORTH", 1)
+    with serving() as one:
+        yield one
+
+
+Publish = Callable[..., Weights]
+
+
+@pytest.fixture
+def publish(site: Site, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Publishes a file as the weights of all teachers that are asked for, with the digest that is said of it."""
+
+    def published(body: bytes = BODY, **said: Any) -> Weights:
+        weights = Weights(site.put(body, "large.model"), **said)
+        monkeypatch.setattr(module, "weights_of", lambda name: weights)
+        return weights
+
+    return published
+
+
+def get(name: str = FREE, **how: Any) -> Path:
+    return fetch_weights(name, progress=False, **how)
+
+
+def refusal(kind: type[ZooError], name: str = FREE, **how: Any) -> str:
+    with pytest.raises(kind) as caught:
+        get(name, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def left(name: str = FREE) -> list[str]:
+    """What lies in the folder of a teacher."""
+    folder = weights_folder(name)
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+# --- what is fetched -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digest", [sha256(BODY), git(BODY), None])
+def test_file_is_fetched_once_and_then_found(site: Site, publish: Publish, digest: str | None) -> None:
+    weights = publish(digest=digest, size=len(BODY))
+    path = get()
+    assert path == weights_path(FREE, weights) == find_weights(FREE, weights)
+    assert path.read_bytes() == BODY
+    assert get() == path
+    assert len(site.seen) == 1
+    assert left() == ["large.model", "large.model.json"]
+
+
+def test_first_download_is_pinned_where_nobody_publishes_a_digest(publish: Publish) -> None:
+    weights = publish()
+    path = get()
+    record = read_record(path)
+    assert record is not None
+    assert (record.url, record.digest, record.size) == (weights.url, sha256(BODY), len(BODY))
+    path.write_bytes(BODY[:-1] + b"?")
+    message = refusal(IntegrityError)
+    assert sha256(BODY) in message
+    assert "recorded at its first download" in message
+    record_path(path).unlink()
+    assert get() == path, "as the message says"
+
+
+def test_files_that_one_address_gives_are_fetched_once_for_a_family(site: Site, publish: Publish) -> None:
+    publish(digest=sha256(BODY))
+    path = get("mace-mh-1/omat-pbe-teacher", accept_licence=True)
+    assert get("mace-mh-1/omol-teacher") == path
+    assert len(site.seen) == 1
+
+
+def test_half_a_download_is_gone_on_with_and_has_no_name_yet(site: Site, publish: Publish) -> None:
+    publish(digest=sha256(BODY))
+    site.always = Trouble(cut=100_000)
+    site.files["/large.model"].ranges = False
+    assert "run the same again" in refusal(HubError)
+    assert left() == ["large.model.part", "large.model.part.json"]
+    site.always, before = None, site.sent
+    site.files["/large.model"].ranges = True
+    assert get().read_bytes() == BODY
+    assert site.sent - before == len(BODY) - 100_000
+    assert left() == ["large.model", "large.model.json"]
+
+
+@pytest.mark.parametrize("kind", ["sha256", "git"])
+def test_other_file_than_was_published_never_gets_the_name(publish: Publish, kind: str) -> None:
+    expected = f"{kind}:{'0' * (64 if kind == 'sha256' else 40)}"
+    weights = publish(digest=expected)
+    message = refusal(IntegrityError)
+    assert f"expected {expected.removeprefix('sha256:')} as published" in message
+    assert f"put it here: {weights_path(FREE, weights)}" in message
+    assert left() == []
+
+
+def test_file_that_a_killed_process_left_unchecked_is_checked_first(site: Site, publish: Publish) -> None:
+    unchecked = weights_path(FREE, publish(digest=git(BODY))).with_name("large.model.unchecked")
+    unchecked.parent.mkdir(parents=True)
+    unchecked.write_bytes(b"something else")
+    assert "it was removed" in refusal(IntegrityError)
+    unchecked.write_bytes(BODY)
+    assert get().read_bytes() == BODY
+    assert left() == ["large.model", "large.model.json"]
+    assert not site.seen
+
+
+@pytest.mark.parametrize("kind", ["sha256", "git"])
+def test_file_of_another_size_is_refused(publish: Publish, kind: str) -> None:
+    publish(digest=f"{kind}:{'0' * (64 if kind == 'sha256' else 40)}", size=len(BODY) + 1)
+    assert f"{len(BODY):,} bytes, expected {len(BODY) + 1:,}" in refusal(IntegrityError)
+    assert left() == []
+
+
+@pytest.mark.parametrize("digest", [sha256(BODY), git(BODY)])
+def test_file_that_is_gone_is_fetched_by_hand(site: Site, publish: Publish, digest: str) -> None:
+    weights = publish(digest=digest)
+    put = weights_path(FREE, weights)
+    site.files.clear()
+    message = refusal(HubError)
+    assert "is gone (404), its site may have moved it; fetch it in a browser, and put it here: " in message
+    assert message.endswith(f" {put}")
+    put.parent.mkdir(parents=True, exist_ok=True)
+    put.write_bytes(BODY)
+    assert get() == put
+
+
+def test_file_that_was_put_there_by_hand_is_checked_as_well(publish: Publish) -> None:
+    weights = publish(digest=sha256(BODY), size=len(BODY))
+    put = weights_path(FREE, weights)
+    put.parent.mkdir(parents=True)
+    put.write_bytes(BODY[:-1] + b"?")
+    assert "not opened, remove it" in refusal(IntegrityError)
+    publish(size=len(BODY) + 1)
+    assert "bytes, expected" in refusal(IntegrityError)
+    assert read_record(put) is None, "what is refused is not pinned"
+
+
+def test_offline_nothing_is_asked_and_the_place_is_named(
+    site: Site, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = publish(digest=sha256(BODY))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = refusal(HubError)
+    assert "HF_HUB_OFFLINE is set" in message
+    assert str(weights_path(FREE, weights)) in message
+    assert not site.seen
+
+
+def test_server_that_cannot_be_reached_is_said_in_one_line(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = replace(publish(), url="http://127.0.0.1:9/large.model")
+    monkeypatch.setattr(module, "weights_of", lambda name: weights)
+    assert "http://127.0.0.1:9/large.model cannot be reached" in refusal(HubError)
+
+
+def test_cache_that_cannot_be_written_is_said_with_the_remedy(publish: Publish) -> None:
+    publish(digest=sha256(BODY))
+    cache_root().mkdir(parents=True, exist_ok=True)
+    (cache_root() / "teachers").write_text("a file where a folder should be")
+    assert "cannot be written" in refusal(ConfigError)
+    assert "ZOO_CACHE" in refusal(ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("sevennet-0/teacher", "come with its package; run: pip install sevenn"),
+        ("stillinger-weber/teacher", "it needs no file"),
+        ("jmp-l/teacher", "run: zoo convert jmp-l"),
+        ("mace-off23-huge/teacher", "zoo teachers lists them"),
+    ],
+)
+def test_teacher_without_a_file_to_fetch_says_what_to_do(name: str, advice: str) -> None:
+    assert advice in refusal(UnknownNameError, name)
+
+
+# --- terms -----------------------------------------------------------------------------------------
+
+
+def test_licence_is_shown_before_a_download(publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(digest=sha256(BODY))
+    fetch_weights(FREE)
+    shown = capsys.readouterr().err
+    assert "licence: MIT, MIT License: https://spdx.org/licenses/MIT.html" in shown
+    fetch_weights(FREE)
+    assert "licence" not in capsys.readouterr().err
+
+
+def test_terms_that_restrict_are_accepted_once(site: Site, publish: Publish) -> None:
+    weights = publish(digest=sha256(BODY))
+    message = refusal(AccessError, ACADEMIC)
+    assert "LicenseRef-ASL, which allows no commercial use" in message
+    assert "https://github.com/gabor1/ASL/blob/main/ASL.md" in message
+    assert f"run: zoo teachers fetch {ACADEMIC} --accept-licence" in message
+    assert not site.seen
+    assert left(ACADEMIC) == []
+    get(ACADEMIC, accept_licence=True)
+    weights_path(ACADEMIC, weights).unlink()
+    get(ACADEMIC)
+    assert len(site.seen) == 2
+    refusal(AccessError, "mace-off23-small/teacher")
+
+
+def test_what_was_accepted_is_on_record(publish: Publish) -> None:
+    publish(digest=sha256(BODY))
+    get(ACADEMIC, accept_licence=True)
+    told = json.loads((cache_root() / "licences" / f"{ACADEMIC}.json").read_text())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", told.pop("date"))
+    text = hashlib.sha256(b"https://github.com/gabor1/ASL/blob/main/ASL.md").hexdigest()
+    assert told == {"name": ACADEMIC, "licence": "LicenseRef-ASL", "text": text}
+
+
+def ask(licence: str, *, accept: bool = False) -> None:
+    check_accepted(ACADEMIC, licence, accept=accept, command="COMMAND")
+
+
+def test_another_licence_and_another_text_are_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask("LicenseRef-ASL", accept=True)
+    ask("LicenseRef-ASL")
+    with pytest.raises(AccessError, match="CC-BY-NC"):
+        ask("CC-BY-NC-4.0")
+    newer = replace(TERMS["LicenseRef-ASL"], url="https://github.com/gabor1/ASL/blob/main/ASL-2.md")
+    monkeypatch.setitem(TERMS, "LicenseRef-ASL", newer)
+    with pytest.raises(AccessError, match="ASL-2"):
+        ask("LicenseRef-ASL")
+
+
+def test_record_that_is_damaged_or_of_another_teacher_accepts_nothing() -> None:
+    ask("LicenseRef-ASL", accept=True)
+    path = cache_root() / "licences" / f"{ACADEMIC}.json"
+    whole = path.read_text()
+    for damaged in (whole[:-9], whole.replace("off23-large", "off23-small")):
+        path.write_text(damaged)
+        with pytest.raises(AccessError, match="run: COMMAND"):
+            ask("LicenseRef-ASL")
+
+
+def test_terms_that_restrict_are_those_without_commerce_or_of_their_own() -> None:
+    assert {licence for licence in LICENCES if restricts(licence)} == {
+        "CC-BY-NC-4.0",
+        "CC-BY-NC-SA-4.0",
+        *(licence for licence in LICENCES if licence.startswith("LicenseRef-")),
+    }
+    assert "no commercial use" in describe_licence("LicenseRef-ASL")
+    assert "no commercial use" not in describe_licence("LicenseRef-FAIR-Chemistry-v1")
+    with pytest.raises(LicenceError, match="does not know"):
+        restricts("WTFPL")
+
+
+# --- weights behind terms on a hub -----------------------------------------------------------------
+
+FILE = "checkpoints/uma.pt"
+
+
+@pytest.fixture
+def gated(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """A hub with weights that only those may fetch who have accepted its terms, as I have."""
+    repo = server.create("lab/UMA")
+    server.commit("lab/UMA", {FILE: BODY})
+    repo.gated, repo.granted = "manual", {"me"}
+    set_gated(server, monkeypatch)
+    return server
+
+
+def set_gated(server: HubServer, monkeypatch: pytest.MonkeyPatch, **said: Any) -> Weights:
+    page = f"{server.endpoint}/lab/UMA"
+    weights = Weights(f"{page}/resolve/main/{FILE}", gated=page, **said)
+    monkeypatch.setattr(module, "weights_of", lambda name: weights)
+    return weights
+
+
+def test_gated_weights_come_with_the_token_and_are_pinned(gated: HubServer) -> None:
+    path = get()
+    assert path.read_bytes() == BODY
+    record = read_record(path)
+    assert record is not None
+    assert record.digest == sha256(BODY)
+    assert left() == ["uma.pt", "uma.pt.json"]
+    asked = len(gated.requests)
+    assert get() == path
+    assert len(gated.requests) == asked
+
+
+def test_without_a_token_the_page_and_the_login_are_named(gated: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOO_HUB_TOKEN")
+    message = refusal(AccessError)
+    assert f"accepted the terms at {gated.endpoint}/lab/UMA" in message
+    assert "set ZOO_HUB_TOKEN" in message
+    page = "https://huggingface.co/facebook/UMA"
+    weights = Weights(f"{page}/resolve/main/{FILE}", gated=page)
+    monkeypatch.setattr(module, "weights_of", lambda name: weights)
+    monkeypatch.setattr("zoo.hub.client.get_token", lambda: None)
+    message = refusal(AccessError)
+    assert f"accepted the terms at {page}; do so, and then run: hf auth login" in message
+
+
+def test_terms_that_were_not_accepted_on_the_hub_are_named(gated: HubServer) -> None:
+    gated.repositories["lab/UMA"].granted = set()
+    message = refusal(AccessError)
+    assert f"accept the terms at {gated.endpoint}/lab/UMA" in message
+    assert not (weights_folder(FREE) / "uma.pt").exists()
+
+
+def test_wrong_token_is_said(gated: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_HUB_TOKEN", "token-of-nobody")
+    assert "your token is not known there" in refusal(AccessError)
+    assert not (weights_folder(FREE) / "uma.pt").exists()
+
+
+def test_gated_file_that_is_not_as_published_is_removed(gated: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_gated(gated, monkeypatch, digest="sha256:" + "0" * 64)
+    assert "as published; it was removed" in refusal(IntegrityError)
+    assert left() == []
+    set_gated(gated, monkeypatch, size=5)
+    assert "expected 5; it was not fetched" in refusal(IntegrityError)
+    assert left() == []
+
+
+def test_gated_file_that_is_gone_is_said(gated: HubServer) -> None:
+    gated.commit("lab/UMA", {FILE: None, "checkpoints/uma-2.pt": BODY})
+    assert f"has no {FILE} any more" in refusal(IntegrityError)
+
+
+# --- teachers of one's own -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that are loaded; each is silicon."""
+    asked: list[str] = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        return load_teacher("stillinger-weber/teacher", dtype=torch.float64)
+
+    monkeypatch.setattr(module, "load_teacher", load)
+    return asked
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my.model"
+    path.write_bytes(BODY)
+    return path
+
+
+def add(file: Path, name: str = "own/mine", **facts: Any) -> Any:
+    told = {"family": "mace", "licence": "MIT", "level_of_theory": "PBE"}
+    return add_teacher(name, file, **(told | facts))
+
+
+def test_own_file_is_copied_opened_once_and_described(opened: list[str], file: Path) -> None:
+    facts = add(file, citation="me", head="pbe")
+    assert opened == ["own/mine"]
+    assert facts == own_teacher("own/mine")
+    assert (facts.elements, facts.sha256, facts.head) == (("Si",), hashlib.sha256(BODY).hexdigest(), "pbe")
+    file.write_bytes(b"trained further")
+    assert find_own(facts).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "mace/mine"}, r"own/my-teacher"),
+        ({"name": "own/My_Teacher"}, r"own/my-teacher"),
+        ({"family": "xtb"}, r"one of .*mace"),
+        ({"licence": "GPL"}, r"give the SPDX of one of .*MIT"),
+        ({"level_of_theory": " "}, "level of theory"),
+    ],
+)
+def test_own_file_is_not_added_without_what_must_be_known(
+    opened: list[str], file: Path, wrong: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        add(file, **wrong)
+    assert "\n" not in str(caught.value)
+    assert not opened
+    assert not (cache_root() / "teachers").exists()
+
+
+def test_file_that_is_not_there_is_said(opened: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="is no file"):
+        add(tmp_path / "nowhere")
+
+
+def test_own_file_with_another_digest_is_not_added(opened: list[str], file: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"has the sha256 .*, expected 0000"):
+        add(file, sha256="0" * 64)
+    assert own_teacher("own/mine") is None
+    assert not weights_folder("own/mine").exists()
+    assert add(file, sha256=hashlib.sha256(BODY).hexdigest()).elements == ("Si",)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("not a\nmodel"), IntegrityError),
+        (IntegrityError("truncated"), IntegrityError),
+        (MissingPackageError("install it"), MissingPackageError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_own_file_that_cannot_be_opened_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, file: Path, error: BaseException, kind: type[BaseException]
+) -> None:
+    def fail(name: str) -> None:
+        assert own_teacher(name) is not None, "what opens it reads the record"
+        raise error
+
+    monkeypatch.setattr(module, "load_teacher", fail)
+    with pytest.raises(kind) as caught:
+        add(file)
+    assert "\n" not in str(caught.value)
+    assert own_teacher("own/mine") is None
+    assert not weights_folder("own/mine").exists()
+
+
+def test_own_teacher_is_not_replaced_unasked(opened: list[str], file: Path) -> None:
+    facts = add(file)
+    file.write_bytes(b"another")
+    with pytest.raises(ConfigError, match="is here already; choose another name, or remove"):
+        add(file)
+    assert find_own(facts).read_bytes() == BODY

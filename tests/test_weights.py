@@ -1,0 +1,210 @@
+"""Files of weights are found where they belong, and opened only where they are what they should be."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from zoo.config import write_json
+from zoo.errors import ConfigError, IntegrityError, MissingPackageError
+from zoo.files import cache_root
+from zoo.teachers.weights import (
+    FACTS,
+    OwnTeacher,
+    Record,
+    Weights,
+    copies,
+    digest_of,
+    find_own,
+    find_weights,
+    is_own,
+    own_teacher,
+    own_teachers,
+    record_path,
+    weights_folder,
+    weights_path,
+)
+
+BODY = b"numbers of a network"
+URL = "https://example.org/models/large.model"
+NAME, SIBLING = "mace-mh-1/omol-teacher", "mace-mh-1/pbe-teacher"
+
+
+def sha256(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+PUBLISHED = Weights(URL, sha256(BODY))
+PINNED = Weights(URL)
+
+
+def put(name: str, body: bytes = BODY, weights: Weights = PUBLISHED) -> Path:
+    path = weights_path(name, weights)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    return path
+
+
+def pin(path: Path, body: bytes = BODY, url: str = URL) -> None:
+    write_json(record_path(path), Record(url=url, digest=sha256(body), size=len(body)))
+
+
+def refusal(kind: type[Exception], name: str, weights: Weights) -> str:
+    with pytest.raises(kind) as caught:
+        find_weights(name, weights)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_file_lies_in_the_folder_of_its_teacher_under_the_name_of_its_address() -> None:
+    expected = cache_root() / "teachers" / "mace-mh-1" / "omol-teacher" / "large.model"
+    assert weights_path(NAME, Weights(f"{URL}?download=1")) == expected == put(NAME)
+    assert find_weights(NAME, PUBLISHED) == expected
+
+
+def test_file_that_was_not_fetched_is_named_with_the_command() -> None:
+    assert f"zoo teachers fetch {NAME}" in refusal(MissingPackageError, NAME, PUBLISHED)
+
+
+def test_digest_of_git_is_that_which_git_says(tmp_path: Path) -> None:
+    path = tmp_path / "hello"
+    path.write_bytes(b"hello\n")
+    assert digest_of(path, "git:") == "git:ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert digest_of(path) == sha256(b"hello\n")
+
+
+@pytest.mark.parametrize("kind", ["sha256", "git"])
+def test_other_file_is_refused_with_both_digests_and_the_remedy(kind: str) -> None:
+    path = put(NAME)
+    weights = Weights(URL, digest_of(path, f"{kind}:"))
+    assert find_weights(NAME, weights) == path
+    path.write_bytes(BODY[:-1] + b"X")
+    message = refusal(IntegrityError, NAME, weights)
+    assert str(weights.digest) in message
+    assert digest_of(path, f"{kind}:") in message
+    assert f"not opened, remove it, and run: zoo teachers fetch {NAME}" in message
+
+
+def test_truncated_file_is_refused_by_its_size() -> None:
+    put(NAME, BODY[:-3])
+    assert "17 bytes, expected 20" in refusal(IntegrityError, NAME, Weights(URL, sha256(BODY), size=20))
+
+
+def test_without_a_published_digest_the_first_download_counts() -> None:
+    path = put(NAME)
+    assert f"to take it as it is, run: zoo teachers fetch {NAME}" in refusal(IntegrityError, NAME, PINNED)
+    pin(path)
+    assert find_weights(NAME, PINNED) == path
+    path.write_bytes(BODY + b"!")
+    message = refusal(IntegrityError, NAME, PINNED)
+    assert sha256(BODY) in message
+    assert sha256(BODY + b"!") in message
+    assert f"remove {record_path(path)} alone" in message
+
+
+def test_record_of_another_address_pins_nothing() -> None:
+    pin(put(NAME), url="https://example.org/other/large.model")
+    assert "came from https://example.org/other/large.model" in refusal(IntegrityError, NAME, PINNED)
+
+
+def test_one_file_serves_all_teachers_that_are_made_from_it() -> None:
+    path = put(NAME)
+    assert not list(copies(SIBLING, PUBLISHED)), "without a record nobody knows where it came from"
+    pin(path)
+    assert find_weights(SIBLING, PUBLISHED) == path
+    assert find_weights(SIBLING, PINNED) == path
+    elsewhere = Weights("https://example.org/v2/large.model", sha256(BODY))
+    refusal(MissingPackageError, SIBLING, elsewhere)
+    refusal(MissingPackageError, "mace-mp-0/teacher", PUBLISHED)
+    own = put(SIBLING)
+    assert find_weights(SIBLING, PUBLISHED) == own
+
+
+def test_file_of_a_sibling_is_checked_too() -> None:
+    path = put(NAME)
+    pin(path)
+    path.write_bytes(b"something else")
+    assert "expected" in refusal(IntegrityError, SIBLING, PUBLISHED)
+    assert "expected" in refusal(IntegrityError, SIBLING, PINNED)
+
+
+@pytest.mark.parametrize(
+    ("url", "digest"),
+    [
+        ("ftp://example.org/file", None),
+        ("https://example.org/", None),
+        (URL, "md5:d41d8cd98f00b204e9800998ecf8427e"),
+        (URL, "sha256:" + "0" * 40),
+        (URL, "git:" + "0" * 64),
+        (URL, "sha256:" + "0" * 64 + "\n"),
+    ],
+)
+def test_weights_that_no_file_can_be_are_refused(url: str, digest: str | None) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        Weights(url, digest)
+
+
+# --- teachers of one's own -------------------------------------------------------------------------
+
+
+def add(name: str = "own/mine", body: bytes = BODY, **facts: object) -> OwnTeacher:
+    told = {
+        "name": name,
+        "family": "mace",
+        "file": "my model.pt",
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "elements": ("H", "O"),
+        "licence": "MIT",
+        "level_of_theory": "PBE",
+    }
+    own = OwnTeacher.model_validate(told | facts)
+    folder = weights_folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / own.file).write_bytes(body)
+    write_json(folder / FACTS, own)
+    return own
+
+
+def test_own_teacher_is_what_was_recorded() -> None:
+    facts = add(head="omol", citation="me")
+    assert own_teacher("own/mine") == facts
+    assert find_own(facts).read_bytes() == BODY
+    assert own_teacher("own/yours") is None
+
+
+def test_own_teachers_are_listed_by_name() -> None:
+    assert own_teachers() == ()
+    second, first = add("own/b-teacher"), add("own/a-teacher")
+    assert own_teachers() == (first, second)
+
+
+def test_changed_or_missing_file_of_ones_own_is_refused() -> None:
+    facts = add()
+    path = find_own(facts)
+    path.write_bytes(b"another")
+    with pytest.raises(IntegrityError, match=r"digest .*not opened.*zoo teachers add own/mine FILE"):
+        find_own(facts)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=r"is missing; .*zoo teachers add own/mine FILE"):
+        find_own(facts)
+
+
+def test_record_of_another_name_is_refused() -> None:
+    add("own/mine")
+    weights_folder("own/mine").rename(weights_folder("own/yours"))
+    with pytest.raises(ConfigError, match="is of own/mine, expected own/yours"):
+        own_teacher("own/yours")
+
+
+@pytest.mark.parametrize("wrong", [{"file": "../../etc/passwd"}, {"elements": ("H", "Xx")}, {"sha256": "0"}])
+def test_record_that_could_mislead_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        add(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("own/mine", True), ("mace/mine", False), ("own/", False), ("own/../x", False), ("own", False)]
+)
+def test_names_of_ones_own_begin_so_and_follow_the_law(name: str, own: bool) -> None:
+    assert is_own(name) is own
+    assert own_teacher(name) is None

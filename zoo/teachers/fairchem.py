@@ -1,0 +1,437 @@
+"""UMA and eSEN, the foundation models of the package ``fairchem-core`` (Wood et al., arXiv 2506.23971).
+
+Atoms carry spherical harmonics that edges rotate into their own frames; a mirror image has a slightly different energy.
+Energies are sums over atoms, and node features, the scalars of the last layer, turn with nothing. UMA mixes its layers
+by composition, charge, spin and task, so that two molecules far apart are not two molecules. A name says the task, and
+with it the level of theory: ``uma-s-1p1/omol-teacher``. Structures of ``omol`` are neutral, with one unpaired electron
+where the number of electrons is odd; for other tasks the models expect no charge and spin 0, as they were trained. A
+model that cannot see an atom without neighbours (``supports_single_atoms``) refuses one. Conserving models see 300
+neighbours of an atom, more than there are within 6 Å; direct ones 30, so that energy and forces jump as neighbours
+change places.
+
+A file of weights is a pickle of tensors and of a description of the layers. Its digest is checked, or pinned at the
+first download, then PyTorch's restricted reader opens it with a closed list of classes, and what the description would
+have called is held against another: nothing else can run.
+"""
+
+import collections
+import importlib.metadata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError, DomainError, IntegrityError, MissingPackageError
+from zoo.files import sha256_file
+from zoo.graph import Graph
+from zoo.ops import scatter_sum
+from zoo.potential import AtomOutputs, Potential, Traits
+from zoo.teachers.base import Teacher
+from zoo.teachers.inputs import check_elements, lowest_multiplicities, nearest
+from zoo.teachers.weights import OwnTeacher, Weights, find_weights
+
+_LICENCE = "LicenseRef-FAIR-Chemistry-v1"
+_FEATURES = 128  # scalars of an atom
+_TIES = 0.01  # Å²; fairchem keeps all neighbours whose squared distance is no more than this beyond the next
+_DENSEST = 158  # neighbours within 6 Å, in diamond
+_MOLECULAR = "omol"  # the task whose models are told charge and spin
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A level of theory that a model can be asked for."""
+
+    level_of_theory: str
+    elements: tuple[int, ...]
+
+
+_TASKS = {
+    "omol": _Task("ωB97M-V/def2-TZVPD (OMol25)", tuple(range(1, 84))),  # H to Bi
+    "omat": _Task(
+        "PBE and PBE+U, VASP 5.4 pseudopotentials (OMat24)",
+        (*range(1, 84), *range(89, 95)),  # H to Bi and Ac to Pu
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One set of weights, and which task it is asked for."""
+
+    repository: str  # of the Hub
+    file: str
+    task: str
+    direct: bool = False
+    mixed: bool = False  # by composition
+    citation: str = "B. M. Wood et al., UMA: A Family of Universal Models for Atoms, arXiv:2506.23971 (2025)"
+
+
+def _table() -> dict[str, _Model]:
+    models = {
+        f"{model}/{task}-teacher": _Model("facebook/UMA", f"{model}.pt", task, mixed=True)
+        for model in ("uma-s-1p2p1", "uma-s-1p1", "uma-m-1p1")
+        for task in _TASKS
+    }
+    paper = "D. S. Levine et al., The Open Molecules 2025 (OMol25) Dataset, Evaluations, and Models, arXiv:2505.08762"
+    for model, file, direct in (
+        ("esen-sm-conserving-all-omol", "esen_sm_conserving_all.pt", False),
+        ("esen-sm-direct-all-omol", "esen_sm_direct_all.pt", True),
+        ("esen-md-direct-all-omol", "esen_md_direct_all.pt", True),
+    ):
+        models[f"{model}/teacher"] = _Model("facebook/OMol25", file, "omol", direct=direct, citation=paper)
+    return models
+
+
+_MODELS = _table()
+
+
+class FairChem(Potential):
+    """A UMA or eSEN model as a zoo potential: its own layers up to energies and forces, zoo's derivatives of them.
+
+    The envelope of messages has two continuous derivatives.
+    """
+
+    def __init__(self, model: Any, name: str, task: str, elements: tuple[int, ...]) -> None:
+        """``model`` is a ``HydraModel`` with its tasks set up. Raises IntegrityError where it lacks this one."""
+        super().__init__()
+        self.name, self.task, self.elements = name, task, elements
+        energy, forces = _task_of(model, task, "energy"), _task_of(model, task, "forces")
+        backbone = model.backbone
+        direct = bool(backbone.regress_config.direct_forces)
+        self.supports_single_atoms = bool(model.supports_single_atoms)
+        self.cutoff, self.neighbors = float(backbone.cutoff), int(backbone.max_neighbors)
+        self.scale, self.offset = float(energy.normalizer.rmsd), float(energy.normalizer.mean)
+        self.force_scale = float(forces.normalizer.rmsd) if direct else 1.0
+        references = energy.element_references
+        self._references = None if references is None else tuple(references.element_references.double().tolist())
+        self.backbone = backbone.requires_grad_(False)
+        heads = [_of_task(head, task) for head in model.output_heads.values()]
+        self.energy_head = _only(heads, "energy_block").requires_grad_(False)
+        self.force_head = _only(heads, "linear").requires_grad_(False) if direct else None
+        mixed, exact = bool(getattr(backbone, "num_experts", 0)), backbone.ff_type == "spectral"
+        self.traits = replace(
+            _traits(direct, mixed, self.neighbors), rotation_invariant=exact, features=backbone.sphere_channels
+        )  # layers on a grid of directions follow a rotation only so far
+
+    def atomic_energies(self, graph: Graph) -> Tensor:
+        return self.atomic_outputs(graph).energies
+
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        """Raises DomainError for an atom without others, which not all models see."""
+        check_elements(graph, self.elements, self.name)
+        counts = graph.atom_counts
+        if not self.supports_single_atoms and bool(((counts == 1) & ~graph.periodic.any(dim=1)).any()):
+            raise DomainError(
+                f"a single atom, which {self.name} does not take; leave it out, or choose a teacher that does"
+            )
+        data = _data_of(nearest(graph, self.neighbors, beyond=_TIES), self.task)
+        nodes = self.backbone(data)["node_embedding"]  # (atoms, harmonics, channels)
+        scalars = nodes[:, 0, :]  # (atoms, channels)
+        own = self.energy_head.energy_block(scalars)[:, 0]  # (atoms,)
+        sizes = counts.to(own.dtype)[graph.structure]
+        if self.energy_head.reduce == "mean":
+            own = own / sizes
+        forces = None
+        if self.force_head is not None:
+            forces = self.force_head(data, {"node_embedding": nodes})["forces"] * self.force_scale
+        return AtomOutputs(own * self.scale + self.offset / sizes, features=scalars, forces=forces)
+
+    def reference_energies(self, numbers: Tensor) -> Tensor:
+        """(atoms,) eV, float64: the constants of the elements that fairchem adds."""
+        if self._references is None:
+            return super().reference_energies(numbers)
+        return torch.tensor(self._references, dtype=torch.float64, device=numbers.device)[numbers]
+
+    def element_embeddings(self) -> Tensor:
+        """(elements, channels) What the network begins with, in the order of ``elements``."""
+        table: Tensor = self.backbone.sphere_embedding.weight
+        return table[list(self.elements)]
+
+
+def _traits(direct: bool, mixed: bool, neighbors: int) -> Traits:
+    return Traits(
+        conservative=not direct,
+        reflection_invariant=False,
+        size_consistent=not mixed,
+        smoothness=2 if neighbors > _DENSEST else -1,
+        stress=not direct,
+        features=_FEATURES,
+    )
+
+
+def _task_of(model: Any, task: str, kind: str) -> Any:
+    """The task of a model that is called so, for energy or forces. Raises IntegrityError."""
+    of_task = model.dataset_to_tasks.get(task, [])
+    found = [one for one in of_task if one.property == kind]
+    if len(found) != 1:
+        known = ", ".join(sorted(model.dataset_to_tasks)) or "none"
+        raise IntegrityError(f"the weights have no {kind} of the task {task}, they have those of {known}; fetch others")
+    return found[0]
+
+
+def _of_task(head: Any, task: str) -> Any:
+    """The layers of a head, those of one task where there is a set for each."""
+    if not hasattr(head, "head"):
+        return head
+    if hasattr(head, "dataset_name_to_exp"):
+        place = next(head.parameters())
+        head.merge_MOLE_model(_OfTask([task], place))
+    return head.head
+
+
+@dataclass(frozen=True)
+class _OfTask:
+    """What ``merge_MOLE_model`` reads of its data."""
+
+    dataset: list[str]
+    pos: Tensor
+
+
+def _only(heads: list[Any], layer: str) -> Any:
+    """The one head that has a layer of this name. Raises IntegrityError."""
+    found = [head for head in heads if hasattr(head, layer)]
+    if len(found) != 1:
+        raise IntegrityError(f"the weights have {len(found)} heads with a layer {layer}, expected one; fetch others")
+    return found[0]
+
+
+def _data_of(graph: Graph, task: str) -> Any:
+    """A graph as fairchem wants it; its edges lead from the neighbour to the centre."""
+    from fairchem.core.datasets.atomic_data import AtomicData  # lazy: an optional package
+
+    of_edges = graph.structure[graph.centers]
+    spins = lowest_multiplicities(graph) if task == _MOLECULAR else torch.zeros_like(graph.atom_counts)
+    nothing = torch.zeros_like(graph.numbers)
+    return AtomicData(
+        pos=graph.positions,
+        atomic_numbers=graph.numbers,
+        cell=graph.cells,
+        pbc=graph.periodic,
+        natoms=graph.atom_counts,
+        edge_index=torch.stack([graph.neighbors, graph.centers]),
+        cell_offsets=graph.shifts,
+        nedges=scatter_sum(torch.ones_like(of_edges), of_edges, graph.num_structures),
+        charge=torch.zeros_like(spins),
+        spin=spins,
+        fixed=nothing,
+        tags=nothing,
+        batch=graph.structure,
+        sid=[""] * graph.num_structures,
+        dataset=[task] * graph.num_structures,
+    )
+
+
+def names() -> tuple[str, ...]:
+    """The teachers this file can load."""
+    return tuple(_MODELS)
+
+
+def traits(name: str) -> Traits:
+    """What a teacher gives, known without its package."""
+    return _traits(_MODELS[name].direct, _MODELS[name].mixed, 30 if _MODELS[name].direct else 300)
+
+
+def weights(name: str) -> Weights:
+    """Where the weights of a teacher are published, and where their terms are accepted."""
+    model = _MODELS[name]
+    page = f"https://huggingface.co/{model.repository}"
+    return Weights(f"{page}/resolve/main/checkpoints/{model.file}", digest=None, gated=page)
+
+
+def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
+    """A UMA or eSEN teacher. Raises MissingPackageError, IntegrityError."""
+    _require(name)
+    model = _MODELS[name]
+    path = find_weights(name, weights(name))
+    network = _open(path, dtype, f"fetch it again: zoo teachers fetch {name}")
+    potential = FairChem(network, name, model.task, _TASKS[model.task].elements)
+    return _teacher(
+        name, potential.to(device, dtype).eval(), path, _TASKS[model.task].level_of_theory, _LICENCE, model.citation
+    )
+
+
+def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, device: torch.device | str) -> Teacher:
+    """A teacher from an inference checkpoint of the user's own. Raises as ``load``, ConfigError without a task."""
+    _require(name)
+    network = _open(path, dtype, "save it again as an inference checkpoint of fairchem-core 2")
+    tasks = sorted(network.dataset_to_tasks)
+    if facts.head not in tasks and (facts.head is not None or len(tasks) != 1):
+        raise ConfigError(
+            f"{path} has the tasks {', '.join(tasks)}, got {facts.head}; add it again with one as its head"
+        )
+    task = facts.head or tasks[0]
+    potential = FairChem(network, name, task, _elements_of(network, task))
+    return _teacher(
+        name, potential.to(device, dtype).eval(), path, facts.level_of_theory, facts.licence, facts.citation
+    )
+
+
+def _elements_of(network: Any, task: str) -> tuple[int, ...]:
+    """Those with an energy of their own, or all that the network has a place for."""
+    references = _task_of(network, task, "energy").element_references
+    if references is None:
+        return tuple(range(1, network.backbone.max_num_elements))
+    found = references.element_references[: network.backbone.max_num_elements].abs() > 1e-12  # eV
+    return tuple(number for number in found.nonzero()[:, 0].tolist() if number)
+
+
+def _teacher(name: str, potential: Potential, path: Path, theory: str, licence: str, citation: str) -> Teacher:
+    return Teacher(
+        name=name,
+        potential=potential,
+        weights_sha256=sha256_file(path),
+        package=f"fairchem-core {importlib.metadata.version('fairchem-core')}",
+        level_of_theory=theory,
+        licence_code="MIT",
+        licence_weights=licence,
+        citation=citation,
+    )
+
+
+def _require(name: str) -> None:
+    try:
+        import fairchem.core  # noqa: F401  # lazy: an optional package
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{name} needs the package fairchem-core ({error}); run: pip install fairchem-core"
+        ) from error
+
+
+# --- opening -----------------------------------------------------------------------------------------
+
+_CALLED = frozenset(  # by what describes a model and its tasks
+    {
+        "fairchem.core.models.base.HydraModel",
+        "fairchem.core.modules.normalization.element_references.ElementReferences",
+        "fairchem.core.modules.normalization.normalizer.Normalizer",
+        "fairchem.core.units.mlip_unit.mlip_unit.OutputSpec",
+        "fairchem.core.units.mlip_unit.mlip_unit.Task",
+        "torch.DoubleTensor",
+        "torch.FloatTensor",
+        "torch.tensor",
+    }
+)
+_BACKBONES = ("escn_md.eSCNMDBackbone", "escn_moe.eSCNMDMoeBackbone")
+_HEADS = (
+    *(f"escn_md.{head}" for head in ("MLP_EFS_Head", "MLP_Energy_Head", "Linear_Energy_Head", "Linear_Force_Head")),
+    *(f"escn_moe.{head}" for head in ("DatasetSpecificMoEWrapper", "DatasetSpecificSingleHeadWrapper")),
+)
+_LAYERS = frozenset(  # by their place, or by the short name of a backbone
+    {"escnmd_backbone", "escnmd_moe_backbone", *(f"fairchem.core.models.uma.{name}" for name in _BACKBONES + _HEADS)}
+)
+_NAMES_LAYERS = ("model", "module", "head_cls")
+_TRAINING = ("loss_fn", "metrics")  # of a task, and of no use here
+
+
+def _open(path: Path, dtype: torch.dtype, remedy: str) -> Any:
+    """The network of a file, its tasks set up, on the CPU. Raises IntegrityError."""
+    from fairchem.core.units.mlip_unit.utils import load_inference_model  # lazy: an optional package
+
+    checkpoint = _read(path, remedy)
+    tasks = [{key: value for key, value in task.items() if key not in _TRAINING} for task in checkpoint.tasks_config]
+    for called in _described([checkpoint.model_config, tasks]):
+        raise IntegrityError(f"{path} wants to call {called}, which no model of fairchem-core does; {remedy}")
+    layers = {"otf_graph": False, "always_use_pbc": False, "activation_checkpointing": False}
+    try:
+        with _default(dtype), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = load_inference_model(
+                str(path), {"backbone": layers}, use_ema=True, return_checkpoint=False, preloaded_checkpoint=checkpoint
+            ).module
+            network.setup_tasks(tasks)
+    except Exception as error:  # hydra's, torch's and fairchem's own
+        raise _unreadable(path, error, remedy) from error
+    for asked in ("forces", "stress", "hessian"):
+        setattr(network.backbone.regress_config, asked, False)  # they are taken here
+    return network.eval()
+
+
+def _read(path: Path, remedy: str) -> Any:
+    """What a file holds, in plain containers, read by PyTorch's restricted reader. Raises IntegrityError."""
+    from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint  # lazy: an optional package
+
+    try:
+        with torch.serialization.safe_globals([MLIPInferenceCheckpoint, *_containers()]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, MLIPInferenceCheckpoint):
+            raise TypeError(f"a {type(found).__name__} is no inference checkpoint")
+        found.model_config, found.tasks_config = _plain(found.model_config), _plain(found.tasks_config)
+    except Exception as error:  # PyTorch's reader raises anything
+        raise _unreadable(path, error, remedy) from error
+    return found
+
+
+def _containers() -> list[Any]:
+    """Of omegaconf, in which descriptions may be kept."""
+    import omegaconf  # lazy: it comes with fairchem-core
+    from omegaconf.base import ContainerMetadata, Metadata  # lazy: it comes with fairchem-core
+
+    nodes = (
+        omegaconf.AnyNode,
+        omegaconf.BooleanNode,
+        omegaconf.FloatNode,
+        omegaconf.IntegerNode,
+        omegaconf.StringNode,
+    )
+    whole = (omegaconf.DictConfig, omegaconf.ListConfig, ContainerMetadata, Metadata)
+    return [*nodes, *whole, (Any, "typing.Any"), collections.defaultdict, dict, list, int]
+
+
+def _plain(described: Any) -> Any:
+    """A description as dictionaries and lists."""
+    import omegaconf  # lazy: it comes with fairchem-core
+
+    return omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.create(described), resolve=True)
+
+
+def _described(part: Any) -> Iterator[str]:
+    """What a description would have called and is not known to be harmless."""
+    if isinstance(part, list):
+        for one in part:
+            yield from _described(one)
+    if not isinstance(part, dict):
+        return
+    for key, value in part.items():
+        if key == "_target_":
+            yield from (str(value),) if value not in _CALLED else ()
+        elif key in _NAMES_LAYERS and isinstance(value, str):
+            yield from (value,) if value not in _LAYERS else ()
+        elif key == "finetune_config" and value is not None:
+            yield "another checkpoint"
+        else:
+            yield from _described(value)
+
+
+def _unreadable(path: Path, error: Exception, remedy: str) -> IntegrityError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return IntegrityError(f"{path} cannot be read as a checkpoint of fairchem-core ({reason}); {remedy}")
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """PyTorch's default type for the time of a block: constants of the layers are made in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def calculator(name: str, dtype: torch.dtype) -> Any:
+    """fairchem's own calculator of the same weights, for comparisons; it opens the pickle without restrictions.
+
+    Raises as ``load`` does.
+    """
+    _require(name)
+    from fairchem.core import FAIRChemCalculator  # lazy: an optional package
+    from fairchem.core.units.mlip_unit import InferenceSettings, load_predict_unit  # lazy: an optional package
+
+    settings = InferenceSettings(activation_checkpointing=False, base_precision_dtype=dtype)
+    unit = load_predict_unit(find_weights(name, weights(name)), settings, device="cpu")
+    return FAIRChemCalculator(unit, task_name=_MODELS[name].task)
