@@ -1,15 +1,18 @@
 """Small random models of MACE, of the kinds that are published, made and saved by MACE's own code."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from zoo.teachers.mace_file import import_mace
 
 NUMBERS = (1, 8, 14)
 _LONE = ((-13.6, -2041.8, -7873.1), (-0.3, -1.5, -2.25))  # eV, of each head, exact in float32 or not
+_SCALES = ((1.3, 0.05), (0.7, -0.1), (0.9, 0.2))  # of each head, and its shift, eV
 
 # what differs from ``_USUAL``; the comment says of which published models it is the kind
 KINDS: dict[str, dict[str, Any]] = {
@@ -63,7 +66,14 @@ _USUAL: dict[str, Any] = {
 }
 
 
-def random_model(kind: str = "vectors", *, dtype: torch.dtype = torch.float64, seed: int = 3, **more: Any) -> Any:
+def random_model(
+    kind: str = "vectors",
+    *,
+    numbers: Sequence[int] = NUMBERS,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 3,
+    **more: Any,
+) -> Any:
     """A model of a kind, or of a kind and ``more``, its layers TorchScript as e3nn makes them."""
     modules = import_mace()
     import e3nn.o3
@@ -75,10 +85,9 @@ def random_model(kind: str = "vectors", *, dtype: torch.dtype = torch.float64, s
             settings[key] = e3nn.o3.Irreps(settings[key])
     for key in ("interaction_cls", "interaction_cls_first"):
         settings[key] = modules.interaction_classes[settings[key]]
-    lone = torch.tensor(_LONE[: len(settings["heads"])], dtype=torch.float64).numpy()
+    scales, shifts = zip(*_SCALES[: len(settings["heads"])], strict=True)
     if name == "ScaleShiftMACE":
-        scale = [1.3, 0.7][: len(settings["heads"])]
-        settings |= {"atomic_inter_scale": scale, "atomic_inter_shift": [0.05, -0.1][: len(scale)]}
+        settings |= {"atomic_inter_scale": list(scales), "atomic_inter_shift": list(shifts)}
     usual = torch.get_default_dtype()
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # of TorchScript, which e3nn makes
@@ -86,10 +95,20 @@ def random_model(kind: str = "vectors", *, dtype: torch.dtype = torch.float64, s
         torch.set_default_dtype(dtype)
         try:
             return getattr(modules, name)(
-                num_elements=len(NUMBERS), atomic_numbers=list(NUMBERS), atomic_energies=lone, **settings
+                num_elements=len(numbers),
+                atomic_numbers=list(numbers),
+                atomic_energies=_lone_atoms(numbers, len(scales)),
+                **settings,
             )
         finally:
             torch.set_default_dtype(usual)
+
+
+def _lone_atoms(numbers: Sequence[int], heads: int) -> np.ndarray:
+    """(heads, elements) eV"""
+    if tuple(numbers) == NUMBERS:
+        return np.array(_LONE[:heads])
+    return np.array([[-13.6 * number**2.3 - head for number in numbers] for head in range(heads)])
 
 
 def save(model: Any, path: Path) -> Path:

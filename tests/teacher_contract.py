@@ -81,7 +81,7 @@ class TeacherContract:
         teacher = self.teacher()
         atoms = self.structures()[0]
         probe = np.random.default_rng(0).choice([-1.0, 1.0], size=(1, len(atoms), 3))  # (1, atoms, 3)
-        found = teacher.potential.predict(self.graph(teacher, [atoms]), probes=torch.as_tensor(probe))
+        found = teacher.potential.predict(self.graph(teacher, [atoms]), probes=torch.as_tensor(probe), side="columns")
         expected = np.zeros((len(atoms), 3))
         for steps, weight in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
             moved = atoms.copy()

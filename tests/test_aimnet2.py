@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from aimnet2_artifacts import SHIFTS, SPECIES, artifact
 from ase import Atoms
 from ase.build import bulk, molecule
-from contracts import CONTRACT, check_law
+from contracts import CONTRACT
+from small_teachers import small_weights
+from teacher_contract import TeacherContract
 
-from zoo.errors import CapabilityError, DomainError, IntegrityError, MissingPackageError
+from zoo.errors import DomainError, IntegrityError, MissingPackageError
 from zoo.files import sha256_file
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
@@ -34,67 +37,7 @@ NAMES = {
     "aimnet2-pd/teacher",
     "aimnet2-rxn/teacher",
 }
-SPECIES = [1, 6, 7, 8, 14]
-SHIFTS = {1: -13.6, 6: -1035.2, 7: -1485.3, 8: -2042.6, 14: -7873.1}  # eV
 KINDS = ["aimnet2/teacher", "aimnet2-nse/teacher", "aimnet2-rxn/teacher"]
-
-_YAML = """
-class: aimnet.models.AIMNet2
-kwargs:
-    nfeature: 4
-    d2features: true
-    ncomb_v: 3
-    hidden: [[12], [10], [14]]
-    aim_size: 256
-    num_charge_channels: {channels}
-    aev: {{rc_s: 5.0, nshifts_s: 4}}
-    outputs:
-        energy_mlp:
-            class: aimnet.modules.Output
-            kwargs:
-                n_in: 256
-                n_out: 1
-                key_in: aim
-                key_out: energy
-                mlp: {{activation_fn: torch.nn.GELU, last_linear: true, hidden: [8]}}
-        atomic_shift: {{class: aimnet.modules.AtomicShift, kwargs: {{key_in: energy, key_out: energy}}}}
-        atomic_sum: {{class: aimnet.modules.AtomicSum, kwargs: {{key_in: energy, key_out: energy}}}}
-        srcoulomb: {{class: aimnet.modules.SRCoulomb, kwargs: {{rc: 4.6, key_in: charges, key_out: energy}}}}
-"""
-
-
-def _artifact(name: str) -> dict[str, Any]:
-    """What ``aimnet export`` writes, of a small model with random weights."""
-    import yaml
-    from aimnet.config import build_module
-    from aimnet.models.utils import convert_atomic_shifts_to_float64
-
-    described = _YAML.format(channels=2 if "nse" in name else 1)
-    model = build_module(yaml.safe_load(described))
-    convert_atomic_shifts_to_float64(model)
-    shifts = model.outputs["atomic_shift"].shifts.weight
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn(parameter.shape))
-        for number, shift in SHIFTS.items():
-            shifts[number] = shift
-        for number in set(range(1, 64)) - set(SPECIES):
-            model.afv.weight[number] = torch.nan
-    return {
-        "format_version": 2,
-        "model_yaml": described,
-        "cutoff": 5.0,
-        "needs_coulomb": True,
-        "needs_dispersion": "rxn" not in name,
-        "coulomb_mode": "sr_embedded",
-        "coulomb_sr_rc": 4.6,
-        "coulomb_sr_envelope": "exp",
-        "d3_params": None if "rxn" in name else {"s8": 0.3908, "a1": 0.566, "a2": 3.128, "s6": 1.0},
-        "has_embedded_lr": True,
-        "implemented_species": SPECIES,
-        "state_dict": model.state_dict(),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ZOO_CACHE", str(folder))
         for seed, name in enumerate(KINDS):
             torch.manual_seed(seed)
-            _put(patch, name, _artifact(name))
+            _put(patch, name, artifact(name))
         yield folder
 
 
@@ -197,27 +140,6 @@ def test_a_teacher_gives_what_was_stated(name: str, potentials: Any) -> None:
     assert potentials(name).elements == tuple(SPECIES)
 
 
-def _theirs(name: str, dtype: torch.dtype) -> Any:
-    """aimnet's calculator, which is made for float32, in another type."""
-    calculator = aimnet2.calculator(name, torch.float32).base_calc
-    calculator._deterministic = True  # its kernels for dispersion and for crystals compute in float32
-    if dtype == torch.float32:
-        return calculator
-    calculator.keys_in = {key: dtype if kind == torch.float else kind for key, kind in calculator.keys_in.items()}
-    calculator.keys_in_optional = {
-        key: dtype if kind == torch.float else kind for key, kind in calculator.keys_in_optional.items()
-    }
-    calculator.model.double()
-    calculator.model._required_keys_dtype = [dtype, torch.int64, dtype]
-    calculator.model._optional_keys_dtype = [
-        dtype if kind == torch.float32 else kind for kind in calculator.model._optional_keys_dtype
-    ]
-    for module in (calculator.external_coulomb, calculator.external_dftd3):
-        if module is not None:
-            module.double()
-    return calculator
-
-
 def _asked(calculator: Any, atoms: Atoms, dtype: torch.dtype, **wanted: bool) -> dict[str, Any]:
     given = {
         "coord": torch.tensor(atoms.positions, dtype=dtype),
@@ -233,25 +155,10 @@ def _asked(calculator: Any, atoms: Atoms, dtype: torch.dtype, **wanted: bool) ->
 
 
 @needs_aimnet
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.usefixtures("here")
-def test_it_agrees_with_the_calculator_of_the_package(name: str, dtype: torch.dtype) -> None:
-    ours = aimnet2.load(name, dtype, "cpu").potential
-    theirs = _theirs(name, dtype)
-    for atoms in (_molecule(), _molecule("CH3"), _molecule("CO2"), Atoms("OCH", [[0, 0, 0], [9, 9, 9], [0, 0, 1]])):
-        expected = _asked(theirs, atoms, dtype, forces=True)
-        found = ours.predict(build_graph(atoms, ours.cutoff, dtype=dtype))
-        tolerance = 1e-9 if dtype == torch.float64 else 3e-5
-        assert found.energy.item() == pytest.approx(expected["energy"].item(), abs=20 * tolerance)
-        torch.testing.assert_close(found.forces, expected["forces"].to(dtype), atol=tolerance * 10, rtol=0)
-
-
-@needs_aimnet
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.usefixtures("here")
 def test_crystals_agree_too(name: str, potentials: Any) -> None:
-    ours, theirs, atoms = potentials(name), _theirs(name, torch.float64), _crystal()
+    ours, theirs, atoms = potentials(name), aimnet2.calculator(name, torch.float64).base_calc, _crystal()
     expected = _asked(theirs, atoms, torch.float64, forces=True, stress=True)
     found = ours.predict(build_graph(atoms, ours.cutoff), stress=True)
     assert found.energy.item() == pytest.approx(expected["energy"].item(), abs=1e-6)
@@ -263,7 +170,7 @@ def test_crystals_agree_too(name: str, potentials: Any) -> None:
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.usefixtures("here")
 def test_the_hessian_is_that_of_the_package(name: str, potentials: Any) -> None:
-    ours, theirs, atoms = potentials(name), _theirs(name, torch.float64), _molecule()
+    ours, theirs, atoms = potentials(name), aimnet2.calculator(name, torch.float64).base_calc, _molecule()
     expected = _asked(theirs, atoms, torch.float64, hessian=True)["hessian"].reshape(27, 27)
     found = ours.hessian(build_graph(atoms, ours.cutoff))
     torch.testing.assert_close(found, expected.double(), atol=1e-7, rtol=0)
@@ -276,11 +183,33 @@ SPARED = {
 }
 
 
+class _Contract(TeacherContract):
+    structures = staticmethod(lambda: [_molecule(), _molecule("CO2"), _apart()])
+    laws = tuple(law for law in CONTRACT if law not in SPARED)
+
+    @pytest.fixture(autouse=True)
+    def weights(self) -> Iterator[None]:
+        with small_weights(self.name):
+            yield
+
+
+def _apart() -> Atoms:
+    return Atoms("OCO", [[0, 0, 0], [9, 9, 9], [0, 0, 1]])
+
+
 @needs_aimnet
-@pytest.mark.parametrize("law", [law for law in CONTRACT if law not in SPARED])
-@pytest.mark.parametrize("name", KINDS)
-def test_potential_keeps_the_law(name: str, law: str, potentials: Any) -> None:
-    check_law(potentials(name), law)
+class TestAIMNet2(_Contract):
+    name = "aimnet2/teacher"
+
+
+@needs_aimnet
+class TestOfSpins(_Contract):
+    name = "aimnet2-nse/teacher"
+
+
+@needs_aimnet
+class TestOfReactions(_Contract):
+    name = "aimnet2-rxn/teacher"
 
 
 @needs_aimnet
@@ -353,13 +282,6 @@ def test_dispersion_comes_to_the_energy_where_the_family_says(potentials: Any) -
 
 @needs_aimnet
 @pytest.mark.usefixtures("here")
-def test_its_own_calculator_is_of_single_precision() -> None:
-    with pytest.raises(CapabilityError, match="float32 alone"):
-        aimnet2.calculator("aimnet2/teacher", torch.float64)
-
-
-@needs_aimnet
-@pytest.mark.usefixtures("here")
 def test_it_says_where_it_comes_from() -> None:
     teacher: Teacher = aimnet2.load("aimnet2/teacher", torch.float32, "cpu")
     assert teacher.package.startswith("aimnet ")
@@ -370,7 +292,7 @@ def test_it_says_where_it_comes_from() -> None:
 @needs_aimnet
 def test_a_file_of_ones_own_is_a_teacher(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
-    torch.save(_artifact("aimnet2"), path)
+    torch.save(artifact("aimnet2"), path)
     facts = OwnTeacher(
         name="own/mine",
         family="aimnet2",
@@ -409,14 +331,14 @@ def test_another_file_than_was_published_is_not_opened(monkeypatch: pytest.Monke
     torch.manual_seed(99)
     path = weights_path("aimnet2/teacher", aimnet2.weights("aimnet2/teacher"))
     path.parent.mkdir(parents=True)
-    torch.save(_artifact("aimnet2"), path)
+    torch.save(artifact("aimnet2"), path)
     monkeypatch.setattr(torch, "load", lambda *given, **asked: pytest.fail("it was opened"))
     _refused("not opened")
 
 
 @needs_aimnet
 def test_a_truncated_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _put(monkeypatch, "aimnet2/teacher", _artifact("aimnet2"))
+    path = _put(monkeypatch, "aimnet2/teacher", artifact("aimnet2"))
     path.write_bytes(path.read_bytes()[:-200])
     _trust(monkeypatch, "aimnet2/teacher", path)
     _refused("cannot be read as an AIMNet2 model .*zoo teachers fetch aimnet2/teacher")
@@ -425,7 +347,7 @@ def test_a_truncated_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_aimnet
 @pytest.mark.parametrize("harm", ["class: os.system", "class: subprocess.Popen"])
 def test_a_description_that_would_run_something_is_refused(harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = _artifact("aimnet2")
+    content = artifact("aimnet2")
     content["model_yaml"] = content["model_yaml"].replace("class: aimnet.modules.AtomicSum", harm)
     _put(monkeypatch, "aimnet2/teacher", content)
     _refused("cannot be read as an AIMNet2 model")

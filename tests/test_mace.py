@@ -18,6 +18,8 @@ from ase import Atoms
 from ase.build import bulk
 from contracts import CONTRACT, check_law
 from mace_models import KINDS, random_model, save
+from small_teachers import small_weights
+from teacher_contract import TeacherContract
 
 from zoo.errors import CapabilityError, DomainError, IntegrityError, MissingPackageError
 from zoo.files import sha256_file
@@ -509,13 +511,24 @@ def test_a_published_teacher_says_what_it_is(published: Path) -> None:
     assert not any(parameter.requires_grad for parameter in teacher.potential.parameters())
 
 
+class _Contract(TeacherContract):
+    structures = staticmethod(lambda: [_oxide(), scenes.molecule((1, 8, 14)), scenes.molecule((14, 8))])
+
+    @pytest.fixture(autouse=True)
+    def weights(self) -> Iterator[None]:
+        with small_weights(self.name):
+            yield
+
+
 @needs_mace
-def test_its_own_calculator_answers_by_name_with_the_same_head(published: Path) -> None:
-    atoms = _oxide()
-    got = _asked(mace.load("mace-tiny/teacher", torch.float64, "cpu"), atoms).energy.item()
-    atoms.calc = mace.calculator("mace-tiny/teacher", torch.float64)
-    assert got == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
-    assert mace_file.SWITCH not in os.environ
+class TestOneHeadOfSeveral(_Contract):
+    name = "mace-mh-1/omat-pbe-teacher"
+
+
+@needs_mace
+class TestOfMolecules(_Contract):
+    name = "mace-off23-small/teacher"
+    structures = staticmethod(lambda: [scenes.molecule((6, 8, 1)), scenes.molecule((1, 8))])
 
 
 @needs_mace

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import structures as scenes
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from contracts import CONTRACT, check_law
+from contracts import CONTRACT
+from orb_checkpoints import SMALL, random_model, small_architectures
+from small_teachers import small_weights
+from teacher_contract import TeacherContract
 
 from zoo.errors import CapabilityError, IntegrityError, MissingPackageError
 from zoo.neighbors import build_graph
@@ -44,25 +46,12 @@ NAMES = {
     "orb-v3-conservative-omol/teacher",
     "orb-v3-direct-omol/teacher",
 }
-KINDS = sorted(name for name in NAMES if "mpa" not in name)  # those of mpa differ in their file alone
-SMALL = {
-    "latent_dim": 12,
-    "base_mlp_hidden_dim": 10,
-    "base_mlp_depth": 1,
-    "head_mlp_hidden_dim": 8,
-    "num_message_passing_steps": 2,
-}
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Any]:
     """orb-models, whose architectures are small, and whose files were written by itself."""
-    from orb_models.forcefield import pretrained
-
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in ("conservative", "direct"):
-            build = f"orb_v3_{kind}_architecture"
-            patch.setattr(pretrained, build, functools.partial(getattr(pretrained, build), **SMALL))
+    with small_architectures() as pretrained:
         yield pretrained
 
 
@@ -74,22 +63,8 @@ def cache(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("ZOO_CACHE", str(folder))
         for seed, name in enumerate(sorted(NAMES)):
             torch.manual_seed(seed)
-            _write(name, _random(small, name).state_dict())
+            _write(name, random_model(small, name).state_dict())
     return folder
-
-
-def _random(pretrained: Any, name: str) -> Any:
-    model = orb._empty(pretrained, orb._MODELS[name], torch.float32)
-    with torch.no_grad():
-        for key, tensor in model.state_dict().items():
-            if key.endswith("running_mean") and "energy" in key:
-                tensor.fill_(0.37)
-            elif key.endswith("running_var"):
-                tensor.fill_(1.9)
-        for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases and norms
-                parameter.add_(0.2 * torch.randn(parameter.shape))
-    return model
 
 
 def _write(name: str, content: Any) -> Path:
@@ -215,13 +190,6 @@ def test_it_is_published_where_the_package_says(name: str, small: Any) -> None:
 @needs_orb
 @pytest.mark.parametrize("name", sorted(NAMES))
 @pytest.mark.usefixtures("here")
-def test_it_gives_what_was_stated(name: str, potentials: Any) -> None:
-    assert potentials(name).traits == orb.traits(name)
-
-
-@needs_orb
-@pytest.mark.parametrize("name", sorted(NAMES))
-@pytest.mark.usefixtures("here")
 def test_it_keeps_as_many_neighbours_as_the_package(name: str, potentials: Any) -> None:
     calculator = orb.calculator(name, torch.float32)
     graphs = getattr(calculator, "adapter", None) or calculator.system_config  # since version 0.6, and before
@@ -229,36 +197,57 @@ def test_it_keeps_as_many_neighbours_as_the_package(name: str, potentials: Any) 
     assert potentials(name).cutoff == graphs.radius
 
 
-@needs_orb
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.usefixtures("here", "small")
-def test_it_agrees_with_the_calculator_of_the_package(name: str, dtype: torch.dtype) -> None:
-    ours = orb.load(name, dtype, "cpu").potential
-    theirs = orb.calculator(name, dtype)
-    tolerance = 1e-10 if dtype == torch.float64 else 2e-5
-    for atoms in (_molecule(), _molecule("CH3"), _squeezed(), _crystal()):
-        atoms.calc = theirs
-        found = ours.predict(build_graph(atoms, ours.cutoff, dtype=dtype), stress=True)
-        energy = float(np.ravel(atoms.get_potential_energy())[0])
-        assert found.energy.item() == pytest.approx(energy, abs=tolerance * max(abs(energy), 1))
-        np.testing.assert_allclose(found.forces, atoms.get_forces(), atol=tolerance * 20, rtol=0)
-        if atoms.pbc.all() and "stress" in theirs.results and ours.traits.stress:
-            np.testing.assert_allclose(found.stress[0], atoms.get_stress(voigt=False), atol=tolerance, rtol=0)
-    assert torch.get_default_dtype() == torch.float32
+def _squeezed_and_others() -> list[Atoms]:
+    return [_molecule(), _squeezed(), _crystal()]
 
 
-LAWS = [law for law in CONTRACT if law != "parameter_gradient"]  # a teacher has nothing to learn
+class _Contract(TeacherContract):
+    structures = staticmethod(_squeezed_and_others)
+
+    @pytest.fixture(autouse=True)
+    def weights(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(
+            scenes, "LATTICE", 5.39
+        )  # at silicon's own a pair is 6.000 Å apart, where edges come and go
+        with small_weights(self.name):
+            yield
 
 
 @needs_orb
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", KINDS)
-def test_potential_keeps_the_law(name: str, law: str, potentials: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if law == "no_cusp" and "direct" in name:
-        pytest.skip("without the torque, forces have no limit where a molecule becomes linear")
-    monkeypatch.setattr(scenes, "LATTICE", 5.39)  # at silicon's own a pair is 6.000 Å apart, where edges come and go
-    check_law(potentials(name), law)
+class TestConservative(_Contract):
+    name = "orb-v3-conservative-inf-omat/teacher"
+
+
+@needs_orb
+class TestConservativeOfFewNeighbours(_Contract):
+    name = "orb-v3-conservative-20-omat/teacher"
+
+
+@needs_orb
+class TestConservativeOfMolecules(_Contract):
+    name = "orb-v3-conservative-omol/teacher"
+
+
+# without the torque, which is removed, forces have no limit where a molecule becomes linear
+_OF_DIRECT = tuple(law for law in CONTRACT if law != "no_cusp")
+
+
+@needs_orb
+class TestDirect(_Contract):
+    name = "orb-v3-direct-inf-omat/teacher"
+    laws = _OF_DIRECT
+
+
+@needs_orb
+class TestDirectOfFewNeighbours(_Contract):
+    name = "orb-v3-direct-20-omat/teacher"
+    laws = _OF_DIRECT
+
+
+@needs_orb
+class TestDirectOfMolecules(_Contract):
+    name = "orb-v3-direct-omol/teacher"
+    laws = _OF_DIRECT
 
 
 @needs_orb
@@ -348,7 +337,7 @@ def test_weights_that_are_not_here_are_named_with_their_command() -> None:
 @needs_orb
 @pytest.mark.usefixtures("small")
 def test_another_file_than_was_fetched_is_not_opened(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _write(NAME, _random(small, NAME).state_dict())
+    path = _write(NAME, random_model(small, NAME).state_dict())
     path.write_bytes(path.read_bytes()[:-100])
     monkeypatch.setattr(torch, "load", lambda *given, **asked: pytest.fail("it was opened"))
     _refused("not opened")
@@ -357,7 +346,7 @@ def test_another_file_than_was_fetched_is_not_opened(small: Any, monkeypatch: py
 @needs_orb
 @pytest.mark.usefixtures("small")
 def test_a_truncated_file_is_refused(small: Any) -> None:
-    path = _write(NAME, _random(small, NAME).state_dict())
+    path = _write(NAME, random_model(small, NAME).state_dict())
     path.write_bytes(path.read_bytes()[:-100])
     _record(NAME, path)
     _refused("cut short")
@@ -382,7 +371,7 @@ def test_a_bare_pickle_is_refused() -> None:
 @needs_orb
 @pytest.mark.usefixtures("small")
 def test_a_model_of_another_kind_is_refused(small: Any) -> None:
-    _write(NAME, _random(small, "orb-v3-direct-omol/teacher").state_dict())
+    _write(NAME, random_model(small, "orb-v3-direct-omol/teacher").state_dict())
     _refused("holds no orb-v3-conservative-omol .*; fetch it again: zoo teachers fetch")
 
 

@@ -14,16 +14,20 @@ closed list of classes, after their digest was found to be the one that ``aimnet
 """
 
 import copy
+import functools
 import importlib.metadata
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor, nn
 
-from zoo.errors import CapabilityError, IntegrityError, MissingPackageError
+from zoo.errors import IntegrityError, MissingPackageError
 from zoo.files import sha256_file
 from zoo.graph import Graph
 from zoo.potential import AtomOutputs, Potential, Traits
@@ -328,11 +332,51 @@ def _open(path: Path, family: str | None, remedy: str) -> Any:
 
 
 def calculator(name: str, dtype: torch.dtype) -> Any:
-    """The calculator of ``aimnet`` for ASE, of the same weights. Raises CapabilityError for float64."""
+    """The calculator of ``aimnet`` for ASE, of the same weights, for comparisons. Raises as ``load`` does."""
     _require(name)
     from aimnet.calculators import AIMNet2ASE  # lazy: an optional package
 
-    if dtype != torch.float32:
-        raise CapabilityError(f"the calculator of {name} computes in float32 alone; ask for torch.float32")
     path = find_weights(name, weights(name))
-    return AIMNet2ASE(_open(path, _MODELS[name].family, f"run: zoo teachers fetch {name}"), charge=0, mult=1)
+    opened = _open(path, _MODELS[name].family, f"run: zoo teachers fetch {name}")
+    if dtype == torch.float64:
+        _make_double(opened)
+    found = AIMNet2ASE(opened, charge=0, mult=1)
+    if dtype == torch.float64:
+        found.calculate = functools.partial(_calculate_in_double, found)
+    return found
+
+
+def _make_double(calculator: Any) -> None:
+    """Has ``aimnet``'s calculator, which makes float32 of all that it is given, compute in float64."""
+    calculator._deterministic = True  # its kernels for dispersion and for crystals compute in float32
+    for keys in ("keys_in", "keys_in_optional"):
+        kinds = getattr(calculator, keys).items()
+        setattr(calculator, keys, {key: torch.float64 if kind == torch.float32 else kind for key, kind in kinds})
+    model = calculator.model.double()
+    model._required_keys_dtype = [torch.float64, torch.int64, torch.float64]
+    optional = model._optional_keys_dtype
+    model._optional_keys_dtype = [torch.float64 if kind == torch.float32 else kind for kind in optional]
+    for module in (calculator.external_coulomb, calculator.external_dftd3):
+        if module is not None:
+            module.double()
+
+
+def _calculate_in_double(
+    calculator: Any, atoms: Any = None, properties: Sequence[str] = ("energy",), changes: Sequence[str] = all_changes
+) -> None:
+    """As ``aimnet``'s own calculator does, which rounds positions to float32."""
+    Calculator.calculate(calculator, atoms, list(properties), list(changes))
+    calculator.update_tensors()
+    crystal = bool(calculator.atoms.pbc.any())
+    given = {
+        "coord": torch.tensor(calculator.atoms.positions),
+        "numbers": calculator._t_numbers,
+        "charge": calculator._t_charge,
+        "mult": calculator._t_mult,
+    }
+    if crystal:
+        given |= {"cell": torch.tensor(calculator.atoms.cell.array), "pbc": torch.tensor(calculator.atoms.pbc)}
+    found = calculator.base_calc(given, forces=True, stress=crystal)
+    calculator.results = {"energy": found["energy"].item(), "forces": found["forces"].detach().numpy()}
+    if crystal:
+        calculator.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"].detach().numpy())

@@ -423,15 +423,20 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def calculator(name: str, dtype: torch.dtype) -> Any:
+def calculator(name: str, dtype: torch.dtype, *, hessian: bool = False) -> Any:
     """fairchem's own calculator of the same weights, for comparisons; it opens the pickle without restrictions.
 
-    Raises as ``load`` does.
+    With ``hessian``, its results have the Hessian of a conservative model too. Raises as ``load`` does.
     """
     _require(name)
     from fairchem.core import FAIRChemCalculator  # lazy: an optional package
     from fairchem.core.units.mlip_unit import InferenceSettings, load_predict_unit  # lazy: an optional package
 
-    settings = InferenceSettings(activation_checkpointing=False, base_precision_dtype=dtype)
+    task = _MODELS[name].task
+    settings = InferenceSettings(
+        activation_checkpointing=False,
+        base_precision_dtype=dtype,
+        predict_untrained_hessian={task} if hessian else set(),
+    )
     unit = load_predict_unit(find_weights(name, weights(name)), settings, device="cpu")
-    return FAIRChemCalculator(unit, task_name=_MODELS[name].task)
+    return FAIRChemCalculator(unit, task_name=task)

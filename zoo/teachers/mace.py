@@ -310,9 +310,13 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
         from mace.calculators import MACECalculator  # lazy: an optional package
 
         chosen = {} if head is None else {"head": head}
-        return MACECalculator(
-            model_paths=str(path), device="cpu", default_dtype=str(dtype).removeprefix("torch."), **chosen
-        )
+        usual = torch.get_default_dtype()
+        try:
+            return MACECalculator(
+                model_paths=str(path), device="cpu", default_dtype=str(dtype).removeprefix("torch."), **chosen
+            )
+        finally:
+            torch.set_default_dtype(usual)  # the calculator leaves its own
 
 
 def _potential(path: Path, head: str | None, remedy: str) -> MACE:
