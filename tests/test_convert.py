@@ -1079,7 +1079,7 @@ def test_what_is_known_before_and_after_a_conversion(name: str, file: Path, tmp_
 def test_a_dry_run_is_whole_without_weights_and_says_what_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo.estimate._step_rate", lambda *arguments: (None, "not asked"))
+    monkeypatch.setattr("zoo.estimate.rates._step_rate", lambda *arguments: (None, "not asked"))
     run = Run.of(read_recipe("jmp-l/buckyball-catcher-student"), tmp_path / "run")
     lines = text(estimate(run, measure=False))
     assert "missing     teacher jmp-l/md22-teacher: nobody has published this fine-tune; make it with" in lines

@@ -1,6 +1,7 @@
 """What a recipe would take: counted where data are here, about where they are not, and never a guess unsaid."""
 
 import gzip
+import importlib.util
 import lzma
 import re
 import tarfile
@@ -95,7 +96,7 @@ def test_of_what_is_not_all_taken_the_atoms_are_about(tmp_path: Path) -> None:
 
 
 def test_when_the_time_is_up_the_rest_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.estimate.COUNTING_SECONDS", -1.0)
+    monkeypatch.setattr("zoo.estimate.counts.COUNTING_SECONDS", -1.0)
     subset = own(tmp_path) | {"expected": {"frames": 1000, "atoms": 7}}
     train = of(subset_recipe(tmp_path, subset), tmp_path).splits["train"]
     assert train == Count(500, 2500, 12500, exact=False), "the size of what was seen, the number of what is expected"
@@ -154,8 +155,8 @@ def test_frames_that_several_groups_displace_are_read_once(tmp_path: Path, monke
     for group, copies in zip(data["structures"]["groups"], (3, 1, 2), strict=True):
         group |= {"start": 0, "count": 4, "copies": copies, "displacement": [0.01, 0.1], "shared": True}
     reads = []
-    original = zoo.estimate.frames
-    monkeypatch.setattr("zoo.estimate.frames", lambda *given: reads.append(1) or original(*given))
+    original = zoo.estimate.counts.frames
+    monkeypatch.setattr("zoo.estimate.counts.frames", lambda *given: reads.append(1) or original(*given))
     counts = of(parse(Recipe, data, "a tiny recipe"), tmp_path).splits
     assert [count.structures for count in counts.values()] == [12, 4, 8]
     assert counts["train"] == Count(12, 60, 300, exact=True)
@@ -163,8 +164,8 @@ def test_frames_that_several_groups_displace_are_read_once(tmp_path: Path, monke
 
 
 def test_of_a_large_file_of_frames_only_a_few_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.estimate._LARGE", 0)
-    monkeypatch.setattr("zoo.estimate._FEW", 2)
+    monkeypatch.setattr("zoo.estimate.needs._LARGE", 0)
+    monkeypatch.setattr("zoo.estimate.counts._FEW", 2)
     recipe = parse(Recipe, frames_data(tmp_path), "a tiny recipe")
     assert of(recipe, tmp_path).splits["train"] == Count(6, 30, 150, exact=False)
 
@@ -192,7 +193,7 @@ def test_hours_are_the_rate_times_the_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probes: str, products: int
 ) -> None:
     """9 cells of 8 atoms and 4 of 16 are 136 atoms; 15 steps of dynamics move 8 each."""
-    monkeypatch.setattr("zoo.estimate._measured", lambda run, sample, size: RATE)
+    monkeypatch.setattr("zoo.estimate.measured", lambda run, sample, size: RATE)
     changes = {"loss__hessian": 0} if probes == "none" else {}
     found = of(tiny_recipe(labels__probes=probes, **changes), tmp_path, measure=True)
     assert found.label_hours == pytest.approx((0.1 * (136 + 15 * 8) + 0.2 * products) / 3600)
@@ -270,7 +271,7 @@ def test_a_group_that_nothing_falls_to_is_told(tmp_path: Path) -> None:
 def test_what_was_not_seen_as_a_whole_is_not_said_to_lack_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo.estimate.COUNTING_SECONDS", -1.0)
+    monkeypatch.setattr("zoo.estimate.counts.COUNTING_SECONDS", -1.0)
     assert of(subset_recipe(tmp_path, own(tmp_path), (900, 900, 900)), tmp_path).missing == ()
 
 
@@ -295,7 +296,7 @@ def test_where_not_even_a_size_is_known_neither_rate_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 13, 64, 370])
 def test_what_is_made_up_is_a_structure(size: int) -> None:
-    atoms = zoo.estimate._made_up(["H", "C"], size)
+    atoms = zoo.estimate.rates._made_up(["H", "C"], size)
     assert len(atoms) == min(size, 64)
     assert atoms.pbc.all() == (size == 370)
     assert set(atoms.symbols) <= {"H", "C"}
@@ -306,8 +307,8 @@ def test_what_is_made_up_is_a_structure(size: int) -> None:
 
 def test_of_a_large_structure_no_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of GemNet on hundreds of atoms takes all memory; a made-up structure takes its place."""
-    monkeypatch.setattr("zoo.estimate._STEP_ATOMS", 4)
-    monkeypatch.setattr("zoo.estimate._MADE_SIDE", 1)
+    monkeypatch.setattr("zoo.estimate.rates._STEP_ATOMS", 4)
+    monkeypatch.setattr("zoo.estimate.rates._MADE_SIDE", 1)
     found = of(frames_recipe(tmp_path), tmp_path, measure=True)
     rate = found.rate
     assert (rate.atoms, rate.made_up) == (5, 1)
@@ -319,7 +320,7 @@ def test_of_a_large_structure_no_step_is_measured(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("name", ["mace-off23-large/monomers-gemnet-dt", "mace-off23-large/monomers-painn-dt"])
 def test_students_with_parameters_that_are_not_trained_are_measured(tmp_path: Path, name: str) -> None:
     recipe = read_recipe(name)
-    assert zoo.estimate._time_step(recipe, zoo.estimate._made_up(recipe.student.elements, 4)) > 0
+    assert zoo.estimate.rates._time_step(recipe, zoo.estimate.rates._made_up(recipe.student.elements, 4)) > 0
 
 
 def test_data_that_are_not_here_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +331,8 @@ def test_data_that_are_not_here_are_missing(tmp_path: Path, monkeypatch: pytest.
     )
     assert of(subset_recipe(tmp_path, {"source": "md22"}), tmp_path).missing == ("data md22: zoo data fetch md22",)
     mine = {"own": {"path": "mine.xyz", "format": "extxyz"}}
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "requests" else True)
+    original = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "requests" else original(name))
     assert of(subset_recipe(tmp_path, mine), tmp_path).missing == (
         "data mine.xyz: correct its path, or set ZOO_DATA to the folder that holds it",
     )
@@ -341,7 +343,7 @@ def test_data_that_are_not_here_are_missing(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_large_archive_is_left_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of extended XYZ that is compressed the first frame comes at once; of an archive what lies before it, first."""
-    monkeypatch.setattr("zoo.estimate._LARGE", 0)
+    monkeypatch.setattr("zoo.estimate.needs._LARGE", 0)
     subset = own(tmp_path)
     plain = tmp_path / "data" / "own.xyz"
     for mode, seen, said in (("gz", 24, "here"), ("tar", 0, "here, too large an archive to be counted")):
@@ -355,7 +357,7 @@ def test_a_large_archive_is_left_unread(tmp_path: Path, monkeypatch: pytest.Monk
         assert sum(count.structures or 0 for count in found.splits.values()) == seen
         assert str(found.needs[0]).endswith(f": {said}")
     (tmp_path / "arrays.npz.xz").write_bytes(lzma.compress(b"arrays"))
-    assert zoo.estimate._is_slow(tmp_path / "arrays.npz.xz", "sgdml")
+    assert zoo.estimate.needs.is_slow(tmp_path / "arrays.npz.xz", "sgdml")
 
 
 def test_epochs_are_steps_of_the_structures_there_are(tmp_path: Path) -> None:
@@ -428,7 +430,7 @@ def test_the_standing_of_stages_is_told(tmp_path: Path) -> None:
 @pytest.mark.samples
 def test_yttrium_of_the_sample_is_counted(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_DATA", str(samples))
-    monkeypatch.setattr("zoo.estimate.COUNTING_SECONDS", 60.0)
+    monkeypatch.setattr("zoo.estimate.counts.COUNTING_SECONDS", 60.0)
     subset = {"own": {"path": "mptrj_1k/mptrj-random-1k.xyz.gz", "format": "extxyz"}, "filters": {"element": "Y"}}
     counts = of(subset_recipe(tmp_path, subset), tmp_path).splits.values()
     assert sum(count.structures or 0 for count in counts) == 25

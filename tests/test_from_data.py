@@ -255,10 +255,10 @@ def test_a_dry_run_counts_one_training(run, tmp_path):
     assert "twin" not in said
     assert "40 steps of 4 structures, the student alone" in said
     assert said.count("to do") == len(STAGES) - 1
-    rate = zoo.estimate.Rate(atoms=5, call=0.8, product=1.6, step=0.4)
-    counted = zoo.estimate.Count(12, 60, 300, exact=True)
+    rate = zoo.estimate.rates.Rate(atoms=5, call=0.8, product=1.6, step=0.4)
+    counted = zoo.estimate.counts.Count(12, 60, 300, exact=True)
     taught = run.recipe.model_copy(update={"loss": run.recipe.loss.model_copy(update={"force_from": "teacher"})})
-    hours = [zoo.estimate._training_hours(recipe, counted, 40, rate) for recipe in (run.recipe, taught)]
+    hours = [zoo.estimate.costs.training_hours(recipe, counted, 40, rate) for recipe in (run.recipe, taught)]
     assert hours == pytest.approx([40 * 4 * 0.4 / 3600, 2 * 40 * 4 * 0.4 / 3600])
 
 
