@@ -69,7 +69,10 @@ LOOSER = {  # tblite's calculator takes other constants of nature, ASE's; its fo
 }
 
 # run by the Python of a family: this script, with zoo from where this one has it
-START = BOOT + "import runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+START = BOOT + (
+    "import os, runpy\nsys.argv = sys.argv[1:]\nsys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+    "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+)
 
 
 @dataclass
@@ -157,28 +160,43 @@ def small_teachers() -> ModuleType:
 
 def rows_of(family: Family, names: Sequence[str], asked: argparse.Namespace) -> list[Row]:
     """The rows of a family, from a process of its own; without its package, one row that says what to run."""
-    by_hand = dict(text.partition("=")[::2] for text in asked.python)
-    own = family.is_importable and family.key not in by_hand
-    found = sys.executable if own else by_hand.get(family.key) or python_of(family.key)
+    found = python_for(family, asked.python)
     if found is None:
         return [Row(family.key, missing=absent(names[0]) or "")]
     gone = [Row(name, missing=why) for name in names if family.converted and (why := absent(name)) is not None]
     names = [name for name in names if name not in {row.name for row in gone}]
-    return [*gone, *(_rows_from(str(found), family, names, asked, own=own) if names else [])]
+    return [*gone, *(_rows_from(found, family, names, asked) if names else [])]
 
 
-def _rows_from(python: str, family: Family, names: Sequence[str], asked: argparse.Namespace, *, own: bool) -> list[Row]:
+def python_for(family: Family, by_hand: Sequence[str]) -> str | None:
+    """The Python that has a family's package: one named as FAMILY=PATH, this one, or that of its environment."""
+    named = dict(text.partition("=")[::2] for text in by_hand)
+    if family.key in named:
+        return named[family.key]
+    found = sys.executable if family.is_importable else python_of(family.key)
+    return None if found is None else str(found)
+
+
+def _rows_from(python: str, family: Family, names: Sequence[str], asked: argparse.Namespace) -> list[Row]:
     print(f"{family.key}: {len(names)} teachers", flush=True)
+    options = ["--threads", str(asked.threads), *(["--quick"] if asked.quick else [])]
+    told, failure = answers(python, Path(__file__), names, options)
+    rows = [row_of(one) for one in told]
+    return [*rows, Row(family.key, failure=failure)] if failure else rows
+
+
+def answers(python: str, script: Path, names: Sequence[str], options: Sequence[str]) -> tuple[list[Any], str]:
+    """What a script that another Python runs says of each of these teachers, and how it failed, if it did."""
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "rows.json"
-        options = ["--into", str(into), "--threads", str(asked.threads), *(["--quick"] if asked.quick else [])]
-        start = [python, "-P" if own else "-I", "-W", "ignore", "-c", START, code_folder(), str(Path(__file__))]
-        done = subprocess.run([*start, *names, *options], capture_output=True, text=True, check=False, env=_quiet())
-        rows = [row_of(told) for told in json.loads(into.read_text())] if into.is_file() else []
-    if done.returncode or len(rows) < len(names):
-        words = " ".join(done.stderr.split())[-200:]
-        rows.append(Row(family.key, failure=f"its process ended with the exit code {done.returncode}: {words}"))
-    return rows
+        isolated = "-P" if python == sys.executable else "-I"
+        start = [python, isolated, "-W", "ignore", "-c", START, code_folder(), str(script), *names, "--into", str(into)]
+        done = subprocess.run([*start, *options], capture_output=True, text=True, check=False, env=_quiet())
+        told = json.loads(into.read_text()) if into.is_file() else []
+    if done.returncode == 0 and len(told) == len(names):
+        return told, ""
+    words = " ".join(done.stderr.split())[-200:]
+    return told, f"its process ended with the exit code {done.returncode}: {words}"
 
 
 def _quiet() -> dict[str, str]:

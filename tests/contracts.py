@@ -56,7 +56,7 @@ def laws_of(potential: Potential) -> dict[str, Law]:
         "hessian_symmetric": not traits.conservative,
         "energy_gradient": not traits.energies,
         "atomic_energies": not (traits.energies and traits.atomic_energies),
-        "stress_is_gradient": not traits.stress,
+        "stress_is_gradient": not (traits.stress and traits.conservative),
         "stress_symmetric": not traits.stress,
         "stress_needs_volume": not traits.stress,
         "features": not traits.features,
@@ -231,7 +231,7 @@ def check_isolated_atom(potential: Potential) -> None:
         _close(asked.forces, torch.zeros(1, 3), f"force on a {name}")
         _close(asked.hessian_products, torch.zeros(1, 1, 3), f"Hessian product of a {name}")
         _close(potential.hessian(_graph(potential, atoms)), torch.zeros(3, 3), f"Hessian of a {name}")
-    if potential.traits.stress:
+    if potential.traits.stress and potential.traits.conservative:
         _close(_ask(potential, boxed).stress, torch.zeros(1, 3, 3), "stress of an atom in a large cell")
 
 

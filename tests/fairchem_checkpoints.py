@@ -1,9 +1,14 @@
 """Small models of fairchem-core with random weights, saved as inference checkpoints."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from zoo.files import sha256_file
+from zoo.teachers import fairchem
+from zoo.teachers.weights import Record, record_path, weights_path
 
 OMOL, OMAT = "uma-s-1p1/omol-teacher", "uma-s-1p1/omat-teacher"
 CONSERVING, DIRECT = "esen-sm-conserving-all-omol/teacher", "esen-sm-direct-all-omol/teacher"
@@ -136,3 +141,18 @@ def checkpoint(name: str, *, single_atoms: bool = True, wrap: bool = False, **sh
         ema_state_dict=averaged.state_dict(),
         tasks_config=tasks,
     )
+
+
+def put(name: str, content: Any) -> Path:
+    """The file of a teacher in the cache, as if it had been fetched."""
+    path = weights_path(name, fairchem.weights(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    record(name, path)
+    return path
+
+
+def record(name: str, path: Path) -> None:
+    """Pins a file to what it is."""
+    entry = Record(url=fairchem.weights(name).url, digest=f"sha256:{sha256_file(path)}", size=path.stat().st_size)
+    record_path(path).write_text(entry.model_dump_json(), encoding="utf-8")

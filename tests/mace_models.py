@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zoo.teachers.dtypes import default_dtype
 from zoo.teachers.mace_file import import_mace
 
 NUMBERS = (1, 8, 14)
@@ -72,9 +73,13 @@ def random_model(
     numbers: Sequence[int] = NUMBERS,
     dtype: torch.dtype = torch.float64,
     seed: int = 3,
+    strength: float = 1.0,
     **more: Any,
 ) -> Any:
-    """A model of a kind, or of a kind and ``more``, its layers TorchScript as e3nn makes them."""
+    """A model of a kind, or of a kind and ``more``, its layers TorchScript as e3nn makes them.
+
+    What its readouts say is multiplied by ``strength``; random weights say little where elements are many.
+    """
     modules = import_mace()
     import e3nn.o3
 
@@ -88,20 +93,18 @@ def random_model(
     scales, shifts = zip(*_SCALES[: len(settings["heads"])], strict=True)
     if name == "ScaleShiftMACE":
         settings |= {"atomic_inter_scale": list(scales), "atomic_inter_shift": list(shifts)}
-    usual = torch.get_default_dtype()
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), default_dtype(dtype):
         warnings.simplefilter("ignore")  # of TorchScript, which e3nn makes
         torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            return getattr(modules, name)(
-                num_elements=len(numbers),
-                atomic_numbers=list(numbers),
-                atomic_energies=_lone_atoms(numbers, len(scales)),
-                **settings,
-            )
-        finally:
-            torch.set_default_dtype(usual)
+        model = getattr(modules, name)(
+            num_elements=len(numbers),
+            atomic_numbers=list(numbers),
+            atomic_energies=_lone_atoms(numbers, len(scales)),
+            **settings,
+        )
+    for readout in model.readouts:
+        (readout.linear if hasattr(readout, "linear") else readout.linear_2).weight.data *= strength
+    return model
 
 
 def _lone_atoms(numbers: Sequence[int], heads: int) -> np.ndarray:

@@ -61,6 +61,14 @@ _OF_MACE = {  # how a name begins -> kind of ``mace_models``; the first that fit
     "mace-mh-1/": "heads",
     "mace-": "density",
 }
+_STRENGTHS = {  # kind of ``mace_models`` -> what makes forces of about 1 eV/Å of its random weights
+    "scalars": 50.0,
+    "vectors": 100.0,
+    "tensors": 5000.0,
+    "repulsion": 100.0,
+    "density": 200.0,
+    "heads": 20000.0,
+}
 _FEATURES_OF_FAIRCHEM = 8
 
 
@@ -147,8 +155,12 @@ def _small_sevennet(name: str) -> _Small:
 @functools.cache
 def _small_mace(name: str) -> _Small:
     kind = next(kind for start, kind in _OF_MACE.items() if name.startswith(start))
-    heads = [mace._MODELS[one].head for one in mace.names() if one.startswith("mace-mh-1/")]
-    model = mace_models.random_model(kind, numbers=_numbers(name), **({"heads": heads} if kind == "heads" else {}))
+    more: dict[str, Any] = {"strength": _STRENGTHS[kind]}
+    if kind == "heads":  # of which each may be of fewer elements than the file
+        of_file = [one for one in mace.names() if one.startswith("mace-mh-1/")]
+        more["heads"] = [mace._MODELS[one].head for one in of_file]
+        name = max(of_file, key=lambda one: len(_numbers(one)))
+    model = mace_models.random_model(kind, numbers=_numbers(name), **more)
     with tempfile.TemporaryDirectory() as folder:
         content = mace_models.save(model, Path(folder) / "file").read_bytes()
     return _Small(content, model.products[-1].linear.irreps_out.count("0e"))

@@ -112,7 +112,7 @@ def _answers(atoms: Atoms, calculator: Any, teacher: Teacher) -> dict[str, np.nd
     answers = {"forces": copied.get_forces()}
     if traits.energies:
         answers["energy"] = np.array([copied.get_potential_energy()])
-    if traits.stress and atoms.pbc.all():
+    if traits.stress and "stress" in calculator.implemented_properties and atoms.pbc.all():
         answers["stress"] = copied.get_stress(voigt=False)[None]
     return answers
 

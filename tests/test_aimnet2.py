@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aimnet2_artifacts
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from contracts import CONTRACT
 from small_teachers import small_weights
 from teacher_contract import TeacherContract
 
-from zoo.errors import DomainError, IntegrityError, MissingPackageError
+from zoo.errors import ConfigError, DomainError, IntegrityError, MissingPackageError
 from zoo.files import sha256_file
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
@@ -289,26 +290,48 @@ def test_it_says_where_it_comes_from() -> None:
     assert teacher.weights_sha256 == aimnet2._MODELS["aimnet2/teacher"].sha256
 
 
+def _own(path: Path, content: Any, **more: Any) -> Teacher:
+    torch.save(content, path)
+    facts = {"name": "own/mine", "family": "aimnet2", "file": path.name, "sha256": sha256_file(path), "elements": ()}
+    told = OwnTeacher(**facts, licence="CC-BY-4.0", level_of_theory="PBE0/def2-SVP", **more)
+    return aimnet2.load_file(path, "own/mine", told, torch.float64, "cpu")
+
+
 @needs_aimnet
 def test_a_file_of_ones_own_is_a_teacher(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
-    torch.save(artifact("aimnet2"), path)
-    facts = OwnTeacher(
-        name="own/mine",
-        family="aimnet2",
-        file="mine.pt",
-        sha256=sha256_file(path),
-        elements=(),
-        licence="CC-BY-4.0",
-        level_of_theory="PBE0/def2-SVP",
-    )
-    teacher = aimnet2.load_file(path, "own/mine", facts, torch.float64, "cpu")
+    teacher = _own(path, artifact("aimnet2"))
     assert (teacher.name, teacher.licence_weights, teacher.level_of_theory) == (
         "own/mine",
         "CC-BY-4.0",
         "PBE0/def2-SVP",
     )
+    assert teacher.weights_sha256 == sha256_file(path)
     assert teacher.potential.predict(build_graph(_molecule(), 15.0)).energy.isfinite().all()
+
+
+@needs_aimnet
+def test_a_file_of_ones_own_has_as_many_features_as_its_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aimnet2_artifacts, "_YAML", aimnet2_artifacts._YAML.replace("256", "24"))
+    potential = _own(tmp_path / "mine.pt", artifact("aimnet2")).potential
+    found = potential.predict(build_graph(_molecule(), potential.cutoff), features=True).features
+    assert found.shape[1] == potential.traits.features == 24
+
+
+@needs_aimnet
+def test_a_file_of_ones_own_without_energies_of_elements_is_refused(tmp_path: Path) -> None:
+    content = artifact("aimnet2")
+    lines = content["model_yaml"].splitlines(keepends=True)
+    content["model_yaml"] = "".join(line for line in lines if "atomic_shift" not in line)
+    content["state_dict"] = {key: value for key, value in content["state_dict"].items() if "atomic_shift" not in key}
+    with pytest.raises(IntegrityError, match="the model has 0 tables of energies of elements, expected one"):
+        _own(tmp_path / "mine.pt", content)
+
+
+def test_a_file_of_ones_own_has_no_heads_to_choose_from(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="whose models have one head, got omol; add it without a head") as error:
+        _own(tmp_path / "mine.pt", {}, head="omol")
+    assert "\n" not in str(error.value)
 
 
 # --- files that are not what they should be ---------------------------------------------------------
@@ -341,7 +364,7 @@ def test_a_truncated_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     path = _put(monkeypatch, "aimnet2/teacher", artifact("aimnet2"))
     path.write_bytes(path.read_bytes()[:-200])
     _trust(monkeypatch, "aimnet2/teacher", path)
-    _refused("cannot be read as an AIMNet2 model .*zoo teachers fetch aimnet2/teacher")
+    _refused("is cut short; .*zoo teachers fetch aimnet2/teacher")
 
 
 @needs_aimnet
@@ -360,7 +383,8 @@ def test_what_would_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             return exec, ("raise SystemExit('something was run')",)
 
     _put(monkeypatch, "aimnet2/teacher", {"state_dict": Hostile()})
-    _refused("cannot be read as an AIMNet2 model")
+    with torch.serialization.safe_globals([(exec, "builtins.exec")]):  # which a user trusts elsewhere
+        _refused("wants to call builtins.exec")
 
 
 @needs_aimnet

@@ -1,5 +1,6 @@
 """The bench: what it times is asked rightly, what it cannot time is told, and its operations are counted."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ from zoo.errors import ConfigError, MissingPackageError, StructureError, Unknown
 from zoo.evaluate.speed import Call, Timing
 from zoo.neighbors import SkinList, build_graph
 from zoo.students import PaiNNConfig, build_student
+from zoo.teachers import Teacher
+from zoo.teachers.remote import load_remote
 
 LIMITS = roofline.Limits(product_GFLOP_s=100.0, copy_GB_s=10.0)
 SILICON = bulk("Si", "diamond", a=scenes.LATTICE, cubic=True)
@@ -441,6 +444,23 @@ def test_rooflines_are_of_what_was_timed_and_fits_the_memory(folder: Path, monke
 def test_a_teacher_has_no_structures_of_its_own() -> None:
     with pytest.raises(ConfigError, match="stillinger-weber/teacher has no structures of its own; give one: zoo bench"):
         bench("stillinger-weber/teacher")
+
+
+def test_a_teacher_is_timed_itself_and_one_in_a_process_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_apart(name: str, *, dtype: torch.dtype, device: str) -> Teacher:
+        return load_remote(name, dtype, device, Path(sys.executable))
+
+    settings = Settings(atoms=(8,), batches=(2,), repeats=2)
+    here = bench("stillinger-weber/teacher", structure=SILICON, settings=settings)
+    assert (here.apart, len(here.rooflines)) == ((), 1)
+    monkeypatch.setattr(importlib.import_module("zoo.load"), "load_teacher", load_apart)
+    there = bench("stillinger-weber/teacher", structure=SILICON, settings=settings)
+    assert there.apart == ("PyTorch",)
+    assert there.rooflines == ()
+    assert {row.way for row in there.rows if row.timing is not None} == {"ase", "potential", "batch"}
+    told = " ".join(text(there, 100).split())
+    assert told.startswith("stillinger-weber/teacher: RemotePotential, cutoff 3.77118 Å Energy"), "no parameters here"
+    assert "PyTorch answers from a process of its own, to which its times include the way" in told
 
 
 def test_times_are_as_long_as_the_first_own_row_of_a_size() -> None:

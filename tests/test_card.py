@@ -1,5 +1,6 @@
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ LINEAGE: dict[str, Any] = {
 FAIR = "LicenseRef-FAIR-Chemistry-v1"
 GATED = {
     "teacher_licence_weights": FAIR,
-    "teacher_terms": '1. Do no harm, "they" said; don\'t.\n\n2. Tell ${others}: ' + "so " * 60,
+    "teacher_terms": '1. Do no harm, "they" said; don\'t.\n\n2. Tell ${others}: ' + "so-so " * 30,
 }
 
 
@@ -222,7 +223,7 @@ def test_what_a_gated_teacher_asks_for_is_repeated() -> None:
     data, body = front_matter(card), card.split("---\n", 2)[2]
     assert data["extra_gated_prompt"] == GATED["teacher_terms"]
     assert parse_card(card).terms == GATED["teacher_terms"]
-    assert '> 1. Do no harm, "they" said; don\'t.\n>\n> 2. Tell ${others}: so so' in body
+    assert '> 1. Do no harm, "they" said; don\'t.\n>\n> 2. Tell ${others}: so-so so-so' in body
     quoted = [line.removeprefix(">") for line in body.splitlines() if line.startswith(">")]
     assert " ".join(" ".join(quoted).split()) == " ".join(GATED["teacher_terms"].split())
     assert "extra_gated_prompt" not in front_matter(render_card(example_context()))
@@ -458,6 +459,17 @@ def test_a_card_of_a_fine_tuned_engine_says_from_what_it_began(folder: Path) -> 
         assert word not in plain
     assert "fine-tuning" in front_matter(card)["tags"]
     assert not [tag for tag in front_matter(card)["tags"] if "distillation" in tag]
+
+
+@pytest.mark.parametrize("make", [example_context, fine_tuned_context])
+def test_a_teacher_that_nobody_says_how_to_cite_has_no_line_among_the_citations(
+    make: Callable[..., CardContext], folder: Path
+) -> None:
+    told, silent = render_card(make()), render_card(make(teacher_citation=" "))
+    before, line, after = told.partition("- The teacher")
+    assert line
+    assert silent == f"{before}- {after.partition(f'{chr(10)}- ')[2]}"
+    assert lint_card(silent, folder) == []
 
 
 def test_the_relation_to_the_base_model_is_that_of_its_weights(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

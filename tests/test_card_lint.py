@@ -189,7 +189,15 @@ def test_other_needs_a_name_and_a_link() -> None:
 def test_the_terms_of_a_gated_teacher_must_be_repeated(folder: Path) -> None:
     card = render_card(example_context(licence=FAIR, lineage=GATED | {"teacher_terms": None}))
     (found,) = lint_card(card, folder)
-    assert "FAIR Chemistry License v1, that of the teacher, must be repeated" in found
+    assert f"{TERMS[FAIR].name}, that of the teacher, must be repeated" in found
+
+
+def test_the_terms_of_data_must_be_repeated_too() -> None:
+    data = [{"name": "spectra", "licence": FAIR}]
+    keys = {**TERMS[FAIR].card_keys, "zoo": block(licence_weights=FAIR, data=data)}
+    (found,) = lint_card(changed(**keys))
+    assert f"{TERMS[FAIR].name}, that of the data, must be repeated" in found
+    assert lint_card(changed(**keys, extra_gated_prompt="Do no harm.")) == []
 
 
 def test_the_text_ends_with_a_new_line() -> None:

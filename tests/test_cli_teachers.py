@@ -1,5 +1,6 @@
 """``zoo teachers``: what is here is said without a network, and each command calls what does the work."""
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from test_environments import TINY
 import zoo.cli_teachers as commands
 import zoo.teacher_table as table
 import zoo.teachers.environments as environments
+from zoo.browse import _here
 from zoo.cli import Commands
 from zoo.config import write_json
-from zoo.teachers import FAMILIES, OwnTeacher
+from zoo.teachers import FAMILIES, OwnTeacher, absent
 from zoo.teachers.clashes import Clash
 from zoo.teachers.weights import FACTS, weights_folder
 
@@ -71,6 +73,9 @@ def test_an_environment_that_is_half_made_is_told_with_the_command() -> None:
     assert (after["environment"], after["folder"]) == ("broken", str(place.folder))
     if not FAMILIES["mace"].is_importable:
         assert "an environment that is not whole; run: zoo teachers install mace" in " ".join(said().split())
+    with environments.log_path("mace").open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert "an environment that is being made to fetch" in " ".join(said().split())
 
 
 def test_a_teacher_of_ones_own_is_told_and_one_whose_file_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +108,12 @@ def test_install_hands_on_where_packages_are_from(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(commands, "install", lambda family, **options: asked.append((family, options)) or tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wheels").mkdir()
-    told = said("install", "mace", "--python", "py", "--find-links", "wheels", "--index-url", "https://example.org")
+    indexes = ["--index-url", "https://example.org", "--torch-index-url", "https://example.org/cpu"]
+    told = said("install", "mace", "--python", "py", "--find-links", "wheels", *indexes)
     assert told.endswith(f"mace is ready in {tmp_path}\n")
     family, options = asked[0]
     assert (family, options["python"]) == ("mace", "py")
-    assert options["source"] == commands.Source((str(tmp_path / "wheels"),), "https://example.org")
+    assert options["source"] == commands.Source((str(tmp_path / "wheels"),), indexes[1], indexes[3])
 
 
 def test_remove_says_what_went(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +123,39 @@ def test_remove_says_what_went(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said("remove", "tiny") == f"{folder} is removed\n"
     assert not folder.exists()
     assert said("remove", "tiny") == "tiny has no environment here\n"
+
+
+def test_the_list_names_the_step_that_helps_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(name: str) -> str:
+        return _here({"name": name, "missing": absent(name)})
+
+    path = own_teacher("own/my-teacher", "stillinger-weber")
+    assert (step("stillinger-weber/teacher"), step("own/my-teacher")) == ("yes", "yes")
+    path.unlink()
+    assert (step("own/my-teacher"), step("own/nobodys"), step("jmp-s/teacher")) == ("add", "add", "convert")
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: False)
+    assert step("mace-off23-small/teacher") == "install"
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: True)
+    assert step("mace-off23-small/teacher") == "fetch"
+
+
+def test_remove_takes_away_a_teacher_that_was_added_with_its_file() -> None:
+    path = own_teacher("own/my-teacher", "stillinger-weber")
+    other = own_teacher("own/other", "stillinger-weber")
+    assert said("remove", "own/my-teacher") == f"{path.parent} is removed\n"
+    assert not path.parent.exists()
+    assert other.is_file()
+    assert said("remove", "own/my-teacher") == "no teacher own/my-teacher was added here\n"
+    assert [row["name"] for row in rows()["own"]] == ["own/other"]
+
+
+def test_an_environment_whose_python_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = environments.find_environment("mace")
+    (place.folder / "bin").mkdir(parents=True)
+    place.python.symlink_to("/nowhere/python")
+    digest = environments.sha256_file(environments.lock_path("mace"))
+    write_json(place.folder / "zoo.json", environments.Stamp(family="mace", lock_sha256=digest, python="3.11.7"))
+    assert "an environment whose Python is not on this machine" in " ".join(said().split())
 
 
 def test_fetch_and_add_hand_on_what_they_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,7 +174,9 @@ def test_fetch_and_add_hand_on_what_they_are_told(monkeypatch: pytest.MonkeyPatc
     assert said("fetch", "mace-off23-small/teacher", "--accept-licence").endswith(f"{tmp_path / 'f'}\n")
     facts = ["--family", "mace", "--licence", "MIT", "--level-of-theory", "PBE"]
     assert "own/a is added, with 2 elements" in said("add", "own/a", "f", *facts)
-    assert asked[0] == (("mace-off23-small/teacher",), {"accept_licence": True})
+    assert asked[0] == (("mace-off23-small/teacher",), {"accept_licence": True, "accept_digest": None})
+    said("fetch", "mace-mp-0-large/teacher", "--accept-digest", "sha256:0")
+    assert asked.pop() == (("mace-mp-0-large/teacher",), {"accept_licence": False, "accept_digest": "sha256:0"})
     options = {
         "family": "mace",
         "licence": "MIT",

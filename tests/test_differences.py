@@ -1,5 +1,7 @@
 """Hessian products by differences of forces: against automatic differentiation, and of any calculator of ASE."""
 
+from collections import Counter
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +24,9 @@ from zoo.teachers.differences import Answer, Ask, DifferencesPotential, Measured
 EXACT = load_teacher("stillinger-weber/teacher", dtype=torch.float64).potential
 
 
-def _ask(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Answer:
+def _ask(
+    numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, more: Collection[str] = ()
+) -> Answer:
     """Stillinger and Weber's silicon, whose Hessian is known, as a program that gives energy, forces and stress."""
     graph = build_graph(Atoms(numbers, positions, cell=cell, pbc=pbc), EXACT.cutoff)
     found = EXACT.predict(graph, stress=True)
@@ -72,9 +76,9 @@ def test_the_error_of_a_product_falls_with_the_square_of_the_step() -> None:
 def test_the_largest_displacement_is_the_step_whatever_the_length_of_a_probe(length: float) -> None:
     places: list[np.ndarray] = []
 
-    def noted(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Answer:
+    def noted(numbers: np.ndarray, positions: np.ndarray, *rest: Any) -> Answer:
         places.append(positions)
-        return _ask(numbers, positions, cell, pbc)
+        return _ask(numbers, positions, *rest)
 
     atoms = scenes.molecule((14,))
     potential = _silicon(noted)
@@ -204,6 +208,28 @@ def test_the_energy_is_the_one_that_forces_belong_to() -> None:
     assert found.energy.item() == 3.0
     assert found.atomic_energies.tolist() == [0.75] * 4
     assert found.stress.isnan().all()
+
+
+class _Costly(EMT):
+    """Effective medium theory that writes down what it is asked for."""
+
+    asked: ClassVar[list[str]] = []
+
+    def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
+        self.asked.append(name)
+        return super().get_property(name, atoms, allow_calculation)
+
+
+def test_of_displaced_structures_no_stress_and_no_energies_of_atoms_are_asked_for() -> None:
+    _Costly.asked.clear()
+    potential = DifferencesPotential(from_calculator(_Costly()), (29,), name="EMT", traits=Traits()).to(torch.float64)
+    _asked(potential, _copper(), stress=True, probes=_probes(2, 4))
+    counts = Counter(_Costly.asked)
+    assert counts["stress"] == counts["energies"] == 1
+    assert counts["forces"] == 1 + 2 * 2
+    _Costly.asked.clear()
+    _asked(potential, _copper())
+    assert "stress" not in _Costly.asked
 
 
 # --- the step that is measured ---------------------------------------------------------------------

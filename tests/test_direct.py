@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.data import chemical_symbols
-from contracts import CONTRACT, check_law
+from contracts import CONTRACT, check_law, laws_of
 from direct_potentials import direct_stillinger_weber, tiny_painn_dt
 from torch import Tensor
 
 from zoo.derivatives import asymmetry, one_hot_probes
+from zoo.graph import Graph
 from zoo.neighbors import build_graph
-from zoo.potential import Potential
+from zoo.ops import scatter_sum
+from zoo.potential import AtomOutputs, Potential
 from zoo.students import PaiNNDT, PaiNNDTConfig, build_student
 from zoo.students.gemnet_edges import find_edges
 from zoo.teachers import load_teacher, stillinger_weber
@@ -107,6 +110,40 @@ def test_traits_say_what_a_config_costs() -> None:
     assert (few.smoothness, few.permutation_invariant) == (-1, False)
     assert (smooth.conservative, smooth.stress) == (False, False)
     assert smooth.features == 8
+
+
+class WithStress(PaiNNDT):
+    """It predicts a stress too."""
+
+    def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        vectors = graph.edge_vectors()
+        squares = vectors[:, :, None] * vectors[:, None, :]  # (edges, 3, 3)
+        found = scatter_sum(squares, graph.structure[graph.centers], graph.num_structures)
+        return replace(super().atomic_outputs(graph), stress=found)
+
+
+def _with_stress() -> Potential:
+    model = tiny_painn_dt("Si")
+    model.__class__ = WithStress
+    model.traits = replace(model.traits, stress=True)
+    return model
+
+
+@pytest.mark.parametrize("name", laws_of(_with_stress()))
+def test_a_stress_that_is_predicted_keeps_the_laws(name: str) -> None:
+    if name not in ("supercell", "parameter_gradient"):  # a sum over edges grows with the cell
+        check_law(_with_stress(), name)
+
+
+def test_a_stress_that_is_predicted_is_passed_on_where_there_is_a_volume() -> None:
+    model = _with_stress()
+    parts = [scenes.crystal((14,)), scenes.molecule((14,))]
+    graph = build_graph(parts, model.cutoff)
+    found, own = model.predict(graph, stress=True).stress, model.atomic_outputs(graph).stress
+    assert torch.equal(found[0], own[0])
+    assert found[0].abs().max() > 1
+    assert found[1].isnan().all()
+    assert model.predict(graph).stress is None
 
 
 def test_few_neighbours_make_forces_jump() -> None:

@@ -1,14 +1,18 @@
 """Environments of teachers: whole or made anew, and what keeps one from being made is one line with the remedy."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import threading
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,16 @@ from zoo.files import cache_root
 from zoo.install_teacher import Source, install, remove
 from zoo.teachers import FAMILIES, Family
 from zoo.teachers.clashes import Clash, clashes, packages_of, requirements
-from zoo.teachers.environments import find_environment, folders_of, lock_path, locked, python_of, read_lock
+from zoo.teachers.environments import (
+    find_environment,
+    folders_of,
+    in_use,
+    lock_path,
+    locked,
+    python_of,
+    pythons_of,
+    read_lock,
+)
 
 TINY = Family(key="tiny", module="zoo.teachers.tiny", imports=("zootiny",), install="zootiny", names=(), locked=True)
 
@@ -85,6 +98,22 @@ def no_venv(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return asked
 
 
+@pytest.fixture
+def borrowed_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environments are made without a pip of their own, which takes seconds, and see that of this Python."""
+    run = installing._Steps.run
+
+    def run_without_pip(steps: Any, command: Sequence[str]) -> None:
+        if "venv" not in command:
+            run(steps, command)
+            return
+        run(steps, [*command, "--without-pip"])
+        packages = next(steps.place.folder.glob("lib/python*/site-packages"))
+        (packages / "all.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+
+    monkeypatch.setattr(installing._Steps, "run", run_without_pip)
+
+
 # --- made -----------------------------------------------------------------------------------------------
 
 
@@ -107,7 +136,7 @@ def test_an_environment_has_what_the_lock_says_and_is_found_from_then_on(locks: 
 
     again, said = made(source)
     assert again == folder
-    assert said == [f"tiny has its environment already, in {folder}"]
+    assert said == ["tiny has its environment already"]
     assert remove("tiny") == [folder]
     assert not folder.exists()
     assert remove("tiny") == []
@@ -143,14 +172,25 @@ def test_an_install_that_is_interrupted_leaves_nothing_that_is_taken_for_whole(
     assert python_of("tiny") is None
 
 
-def test_an_environment_of_another_lock_or_of_a_python_that_is_gone_is_not_taken(
+def test_an_environment_whose_python_is_on_another_machine_is_neither_taken_nor_removed_unasked(
     locks: Path, source: Source, no_venv: list[list[str]]
 ) -> None:
     folder, _ = made(source)
-    assert python_of("tiny") == folder / "bin" / "python"
     (folder / "bin" / "python").unlink()
-    (folder / "bin" / "python").symlink_to(folder / "nothing")
-    assert find_environment("tiny").state == "broken"
+    (folder / "bin" / "python").symlink_to("/nowhere/bin/python3.11")
+    assert find_environment("tiny").state == "no python"
+    assert python_of("tiny") is None
+    with pytest.raises(ConfigError, match=r"made with /nowhere/bin/python3\.11, which is not on this machine") as told:
+        made(source)
+    assert "run: zoo teachers remove tiny" in str(told.value)
+    assert (folder / "zoo.json").is_file()
+    assert remove("tiny") == [folder]
+    assert made(source)[0] == folder
+
+
+def test_an_environment_of_another_lock_is_not_taken(locks: Path, source: Source, no_venv: list[list[str]]) -> None:
+    folder, _ = made(source)
+    assert python_of("tiny") == folder / "bin" / "python"
     (locks / "tiny.txt").write_text("zootiny==1.1\n")
     assert find_environment("tiny").state == "outdated"
     assert python_of("tiny") is None
@@ -173,15 +213,103 @@ def test_torch_comes_first_with_what_it_needs_and_all_else_is_the_lock_alone(
     assert "import zootiny" in imports[3]
 
 
+def test_builds_of_torch_may_come_from_an_index_of_their_own_and_all_else_does_not(
+    locks: Path, no_venv: list[list[str]]
+) -> None:
+    (locks / "tiny.txt").write_text("zootiny==1.0\ntorch==2.13.0\n")
+    install("tiny", source=Source(torch_index_url="https://example.org/cpu"), tell=lambda line: None)
+    _, torch, rest, _ = no_venv
+    assert torch[-5:-3] == ["--extra-index-url", "https://example.org/cpu"]
+    assert not any("example.org" in word for word in rest)
+    from_folders = Source(("wheels",), torch_index_url="https://example.org/cpu").options_for_torch()
+    assert from_folders == ["--find-links", "wheels", "--index-url", "https://example.org/cpu"]
+
+
 def test_folders_alone_are_asked_alone() -> None:
     assert Source(("a", "b")).options() == ["--find-links", "a", "--find-links", "b", "--no-index"]
     assert Source().options() == []
 
 
+# --- two processes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["install", "remove"])
+def test_what_waits_for_another_process_says_so_and_goes_on_when_that_has_ended(
+    what: str, locks: Path, source: Source, no_venv: list[list[str]]
+) -> None:
+    folder, _ = made(source)
+    if what == "install":
+        shutil.rmtree(folder)
+    said: list[str] = []
+    waits = threading.Event()
+
+    def tell(line: str) -> None:
+        said.append(line)
+        waits.set()
+
+    with (cache_root() / "environments" / "tiny.log").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        job = threading.Thread(
+            target=lambda: install("tiny", tell=tell) if what == "install" else remove("tiny", tell=tell)
+        )
+        job.start()
+        assert waits.wait(60)
+        assert "another process is at the environment of tiny; waiting for it" in said[0]
+        assert len(said) == 1
+        assert folder.exists() == (what == "remove")
+    job.join()
+    assert folder.exists() == (what == "install")
+
+
+def test_what_another_process_made_meanwhile_is_not_made_again(
+    locks: Path, source: Source, no_venv: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = made(source)
+    no_venv.clear()
+    found, seen = find_environment("tiny"), iter(["none", "made"])
+    monkeypatch.setattr(installing, "find_environment", lambda family: replace(found, state=next(seen)))
+    assert made(source)[0] == folder
+    assert no_venv == []
+
+
+def test_an_environment_that_a_process_answers_from_is_not_removed(
+    locks: Path, source: Source, no_venv: list[list[str]]
+) -> None:
+    folder, _ = made(source)
+    with in_use(folder / "bin" / "python") as held:
+        assert len(held) == 1
+        worker = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=held)
+    try:
+        with pytest.raises(ConfigError, match=r"a teacher answers from .*run: zoo teachers remove tiny$"):
+            remove("tiny")
+        assert find_environment("tiny").state == "made"
+    finally:
+        worker.communicate()
+    assert remove("tiny") == [folder]
+
+
+def test_what_is_half_removed_is_not_taken_for_whole(
+    locks: Path, source: Source, no_venv: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = made(source)
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(ConfigError, match="Device or resource busy"):
+            remove("tiny")
+    assert find_environment("tiny").state == "broken"
+    assert made(source)[0] == folder
+
+
 # --- not made -------------------------------------------------------------------------------------------
 
 
-def test_a_package_that_cannot_be_had_is_one_line_with_a_way_to_carry_it(locks: Path, tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_had_is_one_line_with_a_way_to_carry_it(
+    locks: Path, tmp_path: Path, borrowed_pip: None
+) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingPackageError, match=r"No matching distribution found for zootiny==1\.0") as told:
         made(Source((str(tmp_path / "empty"),)))
@@ -193,7 +321,9 @@ def test_a_package_that_cannot_be_had_is_one_line_with_a_way_to_carry_it(locks: 
     assert folders_of("tiny") == []
 
 
-def test_a_package_that_cannot_be_imported_leaves_no_environment(locks: Path, tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_imported_leaves_no_environment(
+    locks: Path, tmp_path: Path, borrowed_pip: None
+) -> None:
     wheel(tmp_path / "wheels", code="raise ImportError('libfoo.so is missing')\n")
     with pytest.raises(ConfigError, match=r"libfoo\.so is missing"):
         made(Source((str(tmp_path / "wheels"),)))
@@ -252,6 +382,20 @@ def test_a_python_that_cannot_make_one_is_refused_before_anything_is_made(
     assert not (cache_root() / "environments").exists()
 
 
+def test_a_python_that_the_lock_is_not_for_is_refused_before_anything_is_fetched(locks: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '[3, 13, 0]'\n")
+    python.chmod(0o755)
+    (locks / "tiny.txt").write_text("# python 3.11-3.12\nzootiny==1.0\n")
+    assert pythons_of(locks / "tiny.txt") == ((3, 11), (3, 12))
+    with pytest.raises(
+        ConfigError, match=r"is Python 3\.13\.0, expected 3\.11 to 3\.12, which the lock of tiny is for"
+    ):
+        install("tiny", python=str(python))
+    (locks / "tiny.txt").write_text("zootiny==1.0\n")
+    assert pythons_of(locks / "tiny.txt") is None
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [(errno.EROFS, "cannot be written to"), (errno.EACCES, "cannot be written to"), (errno.ENOSPC, "is full")],
@@ -262,7 +406,7 @@ def test_a_cache_that_takes_nothing_is_said_with_the_variable_that_moves_it(
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(number, os.strerror(number), str(cache_root()))
 
-    monkeypatch.setattr(installing, "alone_in", fail)
+    monkeypatch.setattr(installing, "_make", fail)
     with pytest.raises(ConfigError, match=rf"{words}.*ZOO_CACHE"):
         made(source)
 
@@ -282,6 +426,7 @@ def test_a_cache_below_a_file_is_said_too(
         ("mice", "no family of teachers is called 'mice'; known are"),
         ("stillinger-weber", "needs no package"),
         ("jmp", "needs no package"),
+        ("gfn2-xtb/teacher", "is a teacher, expected the family that serves it: xtb"),
     ],
 )
 def test_a_family_without_an_environment_is_refused(family: str, words: str) -> None:
@@ -310,6 +455,7 @@ def test_a_lock_is_read_to_the_last_line_and_a_line_that_pins_nothing_is_refused
 @pytest.mark.parametrize("family", locked())
 def test_each_lock_pins_what_zoo_and_the_package_of_its_family_need(family: str) -> None:
     pins = read_lock(lock_path(family))
+    assert pythons_of(lock_path(family)) is not None
     needed = {"torch", "numpy", "ase", "safetensors", "pydantic", "pyyaml", "vesin", "huggingface-hub"}
     assert needed <= pins.keys()
     own = [pins[environments.normal_name(package)] for package in FAMILIES[family].install.split()]

@@ -2,13 +2,17 @@
 
 import hashlib
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from ase.build import bulk, molecule
+from packaging.requirements import Requirement
 from teacher_contract import TeacherContract
 
 from zoo.config import parse, write_json
@@ -30,7 +34,7 @@ from zoo.teachers import (
     teacher_names,
     weights_of,
 )
-from zoo.teachers.environments import locked
+from zoo.teachers.environments import lock_path, locked, read_lock
 from zoo.teachers.weights import FACTS, weights_folder, weights_path
 
 FETCHED = "mace-off23-large/teacher"
@@ -64,6 +68,15 @@ def test_an_adapter_is_imported_without_its_package(key):
 def test_a_family_has_a_lock_where_it_says_so(key):
     assert FAMILIES[key].locked == (key in locked())
     assert FAMILIES[key].locked == bool(FAMILIES[key].install)
+
+
+@pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if family.locked])
+def test_a_family_has_an_extra_whose_packages_its_lock_holds(key):
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    wanted = {found.name: found for found in map(Requirement, project["optional-dependencies"][key])}
+    assert set(wanted) == set(FAMILIES[key].install.split())
+    pins = read_lock(lock_path(key))
+    assert all(wanted[name].specifier.contains(pins[name].version) for name in wanted)
 
 
 def test_every_name_is_of_one_family():
@@ -103,6 +116,28 @@ def test_a_missing_package_is_told_with_both_ways_to_get_it(name, nothing_instal
     assert f"zoo teachers install {family.key}" in line
     assert line.endswith(f"pip install {family.install}")
     assert line == f"{name} cannot be run: {absent(name)}"
+    assert "\n" not in line
+
+
+def test_a_package_is_found_by_its_files_without_being_imported(tmp_path, monkeypatch):
+    (tmp_path / "zoonamed" / "core" / "units").mkdir(parents=True)
+    (tmp_path / "zoonamed" / "core" / "__init__.py").write_text("raise SystemExit('it was imported')")
+    (tmp_path / "zoonamed" / "core" / "inner.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("zoonamed", "zoonamed.core", "zoonamed.core.inner", "zoonamed.core.units", "zoonamed.core.inner.deeper")
+    found = [name for name in names if replace(FAMILIES["mace"], imports=(name,)).is_importable]
+    assert found == ["zoonamed.core", "zoonamed.core.inner"], "folders alone are no package"
+    assert not replace(FAMILIES["mace"], imports=("zoonamed.core", "no_such_module.at_all")).is_importable
+
+
+def test_weights_of_another_model_than_was_stated_are_refused(monkeypatch):
+    stated = replace(stated_traits("stillinger-weber/teacher"), features=128, smoothness=2)
+    monkeypatch.setattr("zoo.teachers.stillinger_weber.traits", lambda name: stated)
+    with pytest.raises(IntegrityError) as caught:
+        load_teacher("stillinger-weber/teacher")
+    line = str(caught.value)
+    assert "(smoothness 100, expected 2; features 0, expected 128)" in line
+    assert "run: zoo teachers fetch stillinger-weber/teacher" in line
     assert "\n" not in line
 
 
@@ -165,8 +200,13 @@ def test_a_package_that_does_not_work_here_leaves_the_teacher_to_its_environment
 def test_in_a_worker_nothing_is_sought_elsewhere(nothing_installed, monkeypatch):
     monkeypatch.setattr("zoo.teachers.load_remote", lambda *what: pytest.fail("another worker"))
     adapter = importlib.import_module("zoo.teachers.mace")
-    monkeypatch.setattr(adapter, "load", lambda name, dtype, device: (name, dtype, device))
-    assert load_here(FETCHED, dtype=torch.float64) == (FETCHED, torch.float64, "cpu")
+
+    def load(*asked):
+        raise MissingPackageError(repr(asked))
+
+    monkeypatch.setattr(adapter, "load", load)
+    with pytest.raises(MissingPackageError, match=re.escape(repr((FETCHED, torch.float64, "cpu")))):
+        load_here(FETCHED, dtype=torch.float64)
 
 
 def test_a_name_that_no_teacher_has_is_an_error_with_the_nearest():

@@ -3,9 +3,20 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from licence_texts import save_text
 
+from zoo.acceptance import text_path, text_to_repeat
 from zoo.errors import LicenceError
-from zoo.licences import CODE_LICENCE, LICENCES, TERMS, UNSTATED, Source, check_terms, is_commercial, unstated
+from zoo.licences import (
+    CODE_LICENCE,
+    LICENCES,
+    TERMS,
+    UNSTATED,
+    Source,
+    check_terms,
+    is_commercial,
+    unstated,
+)
 
 ASL, FAIR = "LicenseRef-ASL", "LicenseRef-FAIR-Chemistry-v1"
 PAIRS = [(before, after) for before, terms in TERMS.items() for after in terms.followed_by]
@@ -18,6 +29,7 @@ ON_THE_HUB = {
     "cc-by-nc-sa-4.0",
     "cc-by-sa-4.0",
     "cc0-1.0",
+    "lgpl-2.1",
     "lgpl-3.0",
     "mit",
 }
@@ -70,6 +82,39 @@ def test_licences_of_their_own_have_a_name_and_their_text_is_repeated() -> None:
     assert {spdx for spdx, terms in TERMS.items() if terms.repeated} == {ASL, FAIR}
 
 
+@pytest.mark.parametrize("spdx", [ASL, FAIR])
+def test_texts_that_must_be_repeated_have_an_address_that_gives_the_file_itself(spdx: str) -> None:
+    assert re.fullmatch(
+        r"https://(raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}|huggingface\.co/[\w-]+/[\w-]+/resolve/main)"
+        r"/LICENSE(\.md)?",
+        TERMS[spdx].text or "",
+    )
+
+
+def test_what_must_be_repeated_is_the_text_of_the_teacher_s_terms_or_of_the_data_s() -> None:
+    assert text_to_repeat([teacher("MIT"), data("CC-BY-4.0"), data(UNSTATED), data("LicenseRef-of-my-own")]) is None
+    save_text(ASL, "Share it.")
+    save_text(FAIR, "\n Do no harm.\n")
+    assert text_to_repeat([teacher(ASL), data("MIT")]) == "Share it."
+    assert text_to_repeat([teacher("MIT"), data("MIT"), data(FAIR)]) == "Do no harm."
+
+
+@pytest.mark.parametrize("saved", [None, b"", b" \n", b"<!DOCTYPE html><html>", b"\xff\xfe\x00", b"word " * 12_000])
+def test_text_that_is_not_here_is_asked_for_in_one_sentence(saved: bytes | None) -> None:
+    path = text_path(TERMS[ASL])
+    if saved is not None:
+        save_text(ASL, saved)
+    with pytest.raises(LicenceError) as caught:
+        text_to_repeat([teacher("MIT"), teacher(ASL)])
+    assert str(caught.value) == (
+        f"teacher a/teacher is under {ASL}, whose text its students must repeat, and which is not here; "
+        f"save {TERMS[ASL].text} as {path}, or run: zoo teachers fetch a/teacher --accept-licence"
+    )
+    for source in (data(ASL), Source("teacher", "own/mine", ASL)):  # nothing fetches these
+        with pytest.raises(LicenceError, match=f"{source.name} is under .* as {path}$"):
+            text_to_repeat([source])
+
+
 @pytest.mark.parametrize(
     ("licence", "sources"),
     [
@@ -81,6 +126,8 @@ def test_licences_of_their_own_have_a_name_and_their_text_is_repeated() -> None:
         (FAIR, [teacher(FAIR), data("CC-BY-4.0")]),
         ("MIT", [teacher("LGPL-3.0-or-later"), data("CC0-1.0")]),
         ("CC-BY-4.0", [teacher("LGPL-3.0-or-later"), data("CC-BY-4.0")]),
+        ("MIT", [teacher("LGPL-2.1-or-later")]),
+        ("LGPL-3.0-or-later", [teacher("LGPL-2.1-or-later")]),
     ],
 )
 def test_allowed(licence: str, sources: list[Source]) -> None:
@@ -111,6 +158,7 @@ def test_allowed(licence: str, sources: list[Source]) -> None:
         ("CC-BY-NC-4.0", [teacher(ASL)], f"set the recipe's licence to {ASL}"),
         ("Apache-2.0", [teacher(FAIR)], f"set the recipe's licence to {FAIR}"),
         ("LGPL-3.0-or-later", [teacher("MIT")], "a/student is LGPL-3.0-or-later, but"),
+        ("LGPL-2.1-or-later", [teacher("LGPL-3.0-or-later")], "a/student is LGPL-2.1-or-later, but"),
         ("proprietary", [teacher("CC0-1.0")], "a/student is proprietary, but"),
         ("MIT", [teacher("WTFPL")], "the weights of its teacher a/teacher are WTFPL, whose terms zoo does not know"),
         ("MIT", [teacher("MIT"), data("")], "its data set crystals is , whose terms zoo does not know"),

@@ -11,6 +11,7 @@ from zoo.browse import info_text, list_text
 from zoo.cli import main
 from zoo.convert import convert
 from zoo.errors import NotReleasedError, ZooWarning
+from zoo.licences import TERMS
 from zoo.listing import describe, listing
 from zoo.teachers.jmp import weights_folder
 from zoo.teachers.jmp.weights import CONFIG
@@ -96,7 +97,8 @@ def test_a_teacher_tells_where_its_weights_are_from_and_what_to_run_next(monkeyp
         "level of theory ωB97M-D3(BJ)/def2-TZVPPD",
         f"weights from {row['source']}",
         f"digest of the weights {row['digest']}",
-        "licence of the weights LicenseRef-ASL: https://github.com/gabor1/ASL/blob/main/ASL.md",
+        "licence of the weights Academic Software License (LicenseRef-ASL), https://github.com/gabor1/ASL/blob/",
+        f"text for students its licence, which they must repeat, from {TERMS['LicenseRef-ASL'].text} in ",
         "licence of the code MIT",
         "commercial use forbidden",
         "to run it the package mace-torch is not installed; run: zoo teachers install mace",
@@ -111,7 +113,7 @@ def test_a_teacher_tells_where_its_weights_are_from_and_what_to_run_next(monkeyp
 
 def test_weights_without_a_published_digest_say_so():
     told = {row["name"]: " ".join(info_text(row).split()) for row in listing() if row["source"] and not row["digest"]}
-    assert "digest of the weights nobody publishes one" in told["orb-v3-direct-omol/teacher"]
+    assert "digest of the weights none was found" in told["orb-v3-direct-omol/teacher"]
     assert "digest of the weights what the hub states when it is fetched" in told["uma-s-1p1/omol-teacher"]
     assert "terms to accept at https://huggingface.co/facebook/UMA" in told["uma-s-1p1/omol-teacher"]
 

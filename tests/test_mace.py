@@ -18,6 +18,7 @@ from ase import Atoms
 from ase.build import bulk
 from contracts import CONTRACT, check_law
 from mace_models import KINDS, random_model, save
+from small_teachers import KINDS as SMALL
 from small_teachers import small_weights
 from teacher_contract import TeacherContract
 
@@ -27,7 +28,8 @@ from zoo.licences import LICENCES
 from zoo.naming import parse_name
 from zoo.neighbors import build_graph
 from zoo.potential import Prediction, Traits
-from zoo.teachers import Teacher, mace, mace_file
+from zoo.teachers import FAMILIES, Teacher, families, load_here, mace, mace_file
+from zoo.teachers.dtypes import default_dtype
 from zoo.teachers.mace import MACE
 from zoo.teachers.weights import OwnTeacher, Weights
 
@@ -67,14 +69,10 @@ def _ours(path: Path, dtype: torch.dtype = torch.float64, head: str | None = Non
 
 
 def _theirs(path: Path, dtype: torch.dtype = torch.float64, **more: Any) -> Any:
-    with mace_file.unprotected():
+    with mace_file.unprotected(), default_dtype(dtype):  # which the calculator sets, and leaves so
         from mace.calculators import MACECalculator
 
-        usual = torch.get_default_dtype()
-        try:
-            return MACECalculator(str(path), device="cpu", default_dtype=str(dtype).removeprefix("torch."), **more)
-        finally:
-            torch.set_default_dtype(usual)  # the calculator leaves its own
+        return MACECalculator(str(path), device="cpu", default_dtype=str(dtype).removeprefix("torch."), **more)
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +281,20 @@ def test_heads_of_which_none_is_the_default_are_named(tmp_path: Path) -> None:
     assert np.isfinite(_asked(_ours(path, head="omol"), _oxide()).energy.item())
 
 
+@needs_mace
+def test_a_head_of_fewer_elements_than_its_file_says_so() -> None:
+    with small_weights("mace-mh-1/omol-teacher"):
+        of_molecules = load_here("mace-mh-1/omol-teacher", dtype=torch.float64).potential
+    with small_weights("mace-mh-1/omat-pbe-teacher"):
+        of_all = load_here("mace-mh-1/omat-pbe-teacher", dtype=torch.float64).potential
+    assert (of_molecules.elements, of_all.elements) == (tuple(range(1, 84)), (*range(1, 84), *range(89, 95)))
+    torch.testing.assert_close(of_molecules.element_embeddings(), of_all.element_embeddings()[:83], rtol=0, atol=0)
+    actinium = build_graph(Atoms(["Ac", "O"], positions=[[0, 0, 0], [0, 0, 2.0]]), of_all.cutoff)
+    assert of_all.predict(actinium).energy.isfinite().all()
+    with pytest.raises(DomainError, match="not trained on Ac;"):
+        of_molecules.predict(actinium)
+
+
 # --- what opening leaves as it was -----------------------------------------------------------------
 
 
@@ -343,9 +355,7 @@ def _hostile(path: Path, call: _Runs) -> Path:
 def test_a_file_that_names_what_no_model_does_is_refused_unopened(tmp_path: Path) -> None:
     sign = tmp_path / "harm"
     path = _hostile(tmp_path / "hostile.model", _Runs(os.mkdir, str(sign)))
-    with pytest.raises(
-        IntegrityError, match=r"names 'posix.mkdir', which no such file does; it was not opened"
-    ) as caught:
+    with pytest.raises(IntegrityError, match=r"wants to call posix.mkdir, .* nothing of it was opened") as caught:
         _ours(path)
     assert "\n" not in str(caught.value)
     assert not sign.exists()
@@ -380,7 +390,8 @@ def test_a_truncated_file_is_one_sentence(files: Path, tmp_path: Path, kept: flo
     whole = _file(files, "vectors").read_bytes()
     path = tmp_path / "cut.model"
     path.write_bytes(whole[: int(kept if kept >= 1 else kept * len(whole))])
-    with pytest.raises(IntegrityError, match=r"cannot be read .*zoo teachers add own/tiny-teacher FILE") as caught:
+    told = r"(is cut short|no checkpoint of PyTorch).*zoo teachers add own/tiny-teacher FILE"
+    with pytest.raises(IntegrityError, match=told) as caught:
         _ours(path)
     assert "\n" not in str(caught.value)
 
@@ -509,6 +520,35 @@ def test_a_published_teacher_says_what_it_is(published: Path) -> None:
     assert (teacher.potential.elements, teacher.potential.cutoff) == (mace_models.NUMBERS, 4.0)
     assert (teacher.potential.dtype, teacher.potential.training) == (torch.float64, False)
     assert not any(parameter.requires_grad for parameter in teacher.potential.parameters())
+
+
+@needs_mace
+def test_a_file_that_gives_something_else_than_was_stated_is_refused(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(families._BY_NAME, "mace-tiny/teacher", FAMILIES["mace"])
+    assert load_here("mace-tiny/teacher").potential.traits.features == 6
+    stated = replace(mace._MODELS["mace-tiny/teacher"], channels=128)
+    monkeypatch.setitem(mace._MODELS, "mace-tiny/teacher", stated)
+    with pytest.raises(IntegrityError, match=r"features 6, expected 128") as caught:
+        load_here("mace-tiny/teacher")
+    assert "\n" not in str(caught.value)
+
+
+@needs_mace
+@pytest.mark.parametrize("name", SMALL["mace"])
+def test_small_models_say_much_more_than_what_is_tolerated(name: str) -> None:
+    """Else a comparison with them would show nothing: bounds are at least 1e-4 eV/Å and 1e-5 eV/Å³ in float32."""
+    with small_weights(name):
+        teacher = load_here(name, dtype=torch.float64)
+        theirs = mace.calculator(name, torch.float64)
+    crystal = bulk("CO", "zincblende", a=3.9)
+    crystal.rattle(0.1, seed=1)
+    found = _asked(teacher, [scenes.molecule((6, 8, 1)), crystal], stress=True)
+    assert all(forces.abs().max() > 0.05 for forces in found.forces.split([4, 2]))
+    assert found.stress[1].abs().max() > 0.01
+    assert not any(isinstance(layer, torch.jit.ScriptModule) for layer in teacher.potential.model.modules())
+    assert any(isinstance(layer, torch.jit.ScriptModule) for layer in theirs.models[0].modules()), "another opening"
 
 
 class _Contract(TeacherContract):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structures as scenes
 import torch
@@ -20,11 +21,11 @@ from orb_checkpoints import SMALL, random_model, small_architectures
 from small_teachers import small_weights
 from teacher_contract import TeacherContract
 
-from zoo.errors import CapabilityError, IntegrityError, MissingPackageError
+from zoo.errors import CapabilityError, IntegrityError, MissingPackageError, ZooWarning
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
 from zoo.teachers import orb
-from zoo.teachers.inputs import lowest_multiplicities, nearest
+from zoo.teachers.inputs import lowest_multiplicities, nearest, warn_of_hidden
 from zoo.teachers.weights import Record, record_path, weights_path
 
 pytestmark = [
@@ -133,7 +134,12 @@ def test_what_a_teacher_gives_is_known_without_its_package(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "orb_models", None)
     conservative, direct = (orb.traits(f"orb-v3-{kind}-inf-omat/teacher") for kind in ("conservative", "direct"))
     assert (conservative.conservative, conservative.stress, conservative.smoothness) == (True, True, 2)
-    assert (direct.conservative, direct.stress, direct.energies) == (False, False, True)
+    assert (direct.conservative, direct.stress, direct.energies) == (False, True, True)
+    assert not orb.traits("orb-v3-direct-omol/teacher").stress
+    assert [name for name in sorted(NAMES) if orb.traits(name).open_shells] == [
+        "orb-v3-conservative-omol/teacher",
+        "orb-v3-direct-omol/teacher",
+    ]
     few = orb.traits("orb-v3-conservative-20-omat/teacher")
     assert (few.smoothness, few.permutation_invariant) == (-1, False)
     assert not any(orb.traits(name).rotation_invariant for name in orb.names())
@@ -142,9 +148,20 @@ def test_what_a_teacher_gives_is_known_without_its_package(monkeypatch: pytest.M
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "orb_models", None)
-    with pytest.raises(MissingPackageError, match="run: pip install orb-models") as error:
+    with pytest.raises(MissingPackageError, match=r"run: pip install 'orb-models>=0\.5\.5'") as error:
         orb.load("orb-v3-direct-omol/teacher", torch.float32, "cpu")
     assert "\n" not in str(error.value)
+
+
+@needs_orb
+def test_a_package_that_knows_no_charge_yet_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    from orb_models.forcefield import pretrained
+
+    def older(latent_dim: int = 256, device: Any = None) -> None: ...
+
+    monkeypatch.setattr(pretrained, "orb_v3_direct_architecture", older)
+    with pytest.raises(MissingPackageError, match=r"the installed one is older than 0\.5\.5"):
+        orb.load("orb-v3-direct-omol/teacher", torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("count", [1, 5, 11])
@@ -169,6 +186,13 @@ def test_neighbours_as_far_as_the_next_are_kept_where_ties_count() -> None:
     graph = build_graph(bulk("Cu", a=3.6), 4.0)  # 12 at 2.55 Å, 6 at 3.6 Å
     assert [nearest(graph, count, beyond=0.01).num_edges for count in (5, 12, 15)] == [12, 18, 18]
     assert nearest(graph, 5).num_edges == 5
+
+
+def test_atoms_with_more_neighbours_than_are_seen_are_told_of() -> None:
+    dense = build_graph(bulk("C", "diamond", a=3.567), 6.0)  # 158 neighbours
+    with pytest.warns(ZooWarning, match="more than 120 neighbours, of which orb-v3 sees the nearest 120"):
+        warn_of_hidden(dense, nearest(dense, 120), 120, "orb-v3")
+    warn_of_hidden(dense, nearest(dense, 158), 158, "orb-v3")
 
 
 def test_neutral_structures_have_the_lowest_spin() -> None:
@@ -308,6 +332,35 @@ def test_it_says_where_it_comes_from() -> None:
     assert "OMol25" in teacher.level_of_theory
     other = orb.load("orb-v3-direct-omol/teacher", torch.float32, "cpu")
     assert other.weights_sha256 != teacher.weights_sha256
+
+
+def _crowded_cell() -> Atoms:
+    """Two atoms so near that the repulsion counts, in a cell of no symmetry."""
+    cell = [[7.0, 0.3, 0.0], [0.5, 8.0, -0.4], [0.0, 0.2, 9.0]]
+    return Atoms("OH", [[0, 0, 0], [0.55, 0.2, 0.1]], cell=cell, pbc=True)
+
+
+@needs_orb
+@pytest.mark.usefixtures("here", "small")
+@pytest.mark.parametrize("name", ["orb-v3-direct-inf-omat/teacher", "orb-v3-direct-20-mpa/teacher"])
+def test_the_stress_of_direct_models_is_their_own_whatever_the_hand_of_the_cell(name: str, potentials: Any) -> None:
+    potential, atoms, left = potentials(name), _crowded_cell(), _crowded_cell()
+    left.set_cell(atoms.cell[[1, 0, 2]])
+    found = [potential.predict(build_graph(one, potential.cutoff), stress=True).stress[0] for one in (atoms, left)]
+    atoms.calc = orb.calculator(name, torch.float64)
+    assert np.abs(atoms.get_stress()).max() > 0.1
+    np.testing.assert_allclose(found[0], atoms.get_stress(voigt=False), atol=1e-9)
+    torch.testing.assert_close(found[0], found[1])
+
+
+@needs_orb
+@pytest.mark.usefixtures("here", "small")
+def test_dense_matter_is_told_of_where_smoothness_was_promised(potentials: Any) -> None:
+    diamond = bulk("C", "diamond", a=3.567)
+    whole, few = (potentials(f"orb-v3-conservative-{reach}-omat/teacher") for reach in ("inf", "20"))
+    with pytest.warns(ZooWarning, match="orb-v3-conservative-inf-omat/teacher sees the nearest 120"):
+        whole.predict(build_graph(diamond, whole.cutoff))
+    few.predict(build_graph(diamond, few.cutoff))  # whose traits promise nothing
 
 
 # --- files that are not what they should be ---------------------------------------------------------

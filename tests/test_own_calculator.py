@@ -1,5 +1,6 @@
 """A calculator of ASE as a teacher: who it is, how it fails, its labels, and the whole chain from Python."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from safetensors import safe_open
 import zoo
 import zoo.distill.label as label_module
 from recipes import tiny_data
+from zoo.chain import run_recipe
 from zoo.config import digest, parse, read_json
 from zoo.data.labels import LabelPlan, Labels, read_plan
 from zoo.distill.label import label_plan, label_structures, take_over_step
@@ -137,16 +139,26 @@ def test_the_digest_tells_calculators_apart_that_differ_in_what_can_be_seen() ->
     assert copper(LennardJones(epsilon=0.1)).weights_sha256 == digests[1]
 
 
-def test_the_digest_does_not_see_where_an_object_lies_in_memory() -> None:
-    class Thing:
-        pass
+class _WithoutParameters(Copper):
+    """As many wrappers of networks are: what tells one from another is a file."""
 
-    calculators = [Copper(), Copper()]
-    for calculator in calculators:
-        calculator.parameters["thing"] = Thing()
-    with_things = {copper(calculator).weights_sha256 for calculator in calculators}
-    assert len(with_things) == 1
-    assert copper().weights_sha256 not in with_things
+    default_parameters: ClassVar[dict[str, Any]] = {}
+
+
+@pytest.mark.parametrize(
+    ("calculator", "words"),
+    [
+        (_WithoutParameters(), "is _WithoutParameters, which has no parameters: one cannot be told from another"),
+        (
+            Copper(asap_cutoff=Path("a")),
+            r"is Copper, which has pathlib\.\w+ among its parameters, of which no text is known: one cannot",
+        ),
+    ],
+)
+def test_a_calculator_that_cannot_be_told_from_others_needs_a_digest(calculator: Calculator, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"own/copper-teacher {words}.*; give digest=, as hashlib\.sha256\("):
+        copper(calculator)
+    assert copper(calculator, digest="ab" * 32).weights_sha256 == "ab" * 32
 
 
 class _ForcesMissing(Calculator):
@@ -161,6 +173,9 @@ class _ForcesMissing(Calculator):
         ({"licence": "mine"}, ConfigError, "licence 'mine' of own/copper-teacher is unknown; known are CC0"),
         ({"elements": ("Cu", "Xy")}, ConfigError, "has 'Xy' among its elements, which is none; expected symbols"),
         ({"elements": ()}, ConfigError, "has no elements; expected symbols"),
+        ({"digest": "abc"}, ConfigError, "digest 'abc' of own/copper-teacher is no SHA-256; expected 64 of 0 to 9"),
+        ({"digest": "AB" * 32}, ConfigError, "expected 64 of 0 to 9 and a to f, as hashlib.sha256"),
+        ({"digest": ""}, ConfigError, "is no SHA-256"),
         ({"step": 2.0}, ConfigError, r"step 2.0 .* expected 0 < step < 1, such as 0.01"),
         ({"calculator": _ForcesMissing()}, CapabilityError, "_ForcesMissing, which gives no forces; expected"),
         ({"calculator": 5}, CapabilityError, "is int, no calculator of ASE; expected one, as in atoms.calc"),
@@ -252,7 +267,7 @@ def test_a_calculator_that_fails_is_one_sentence_and_what_was_labelled_is_kept(t
     assert told.startswith(
         "structure 3 of Cu8: own/copper-teacher fails for Cu8 (SCFError: no convergence after 99 ste"
     )
-    assert told.endswith(f"2 of 5 structures are labelled, and kept in {tmp_path}: run the same again to go on")
+    assert told.endswith(f"2 of 5 structures are labelled and kept in {tmp_path}, where the same command goes on")
     assert "\n" not in told
     fails.clear()
     before = (tmp_path / "shard-00000.safetensors").stat().st_mtime_ns
@@ -430,7 +445,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of copper."""
     pytest.importorskip("phonopy", reason="evaluation needs the extra train")
     folder = tmp_path_factory.mktemp("copper") / "run"
-    model = zoo.distill(copper_recipe(), teacher=copper(), folder=folder)
+    model = zoo.run_recipe(copper_recipe(), teacher=copper(), folder=folder)
     assert model == folder / "model"
     return folder
 
@@ -456,11 +471,11 @@ def test_a_calculator_teaches_a_student_from_structures_to_a_model_folder(finish
 
 def test_a_finished_run_is_reused_and_another_calculator_is_refused(finished: Path) -> None:
     before = content(finished / "labels" / "train")
-    zoo.distill(copper_recipe(), teacher=copper(), folder=finished)
+    zoo.run_recipe(copper_recipe(), teacher=copper(), folder=finished)
     assert content(finished / "labels" / "train") == before
     other = replace(copper(), weights_sha256="ab" * 32)
     with pytest.raises(ConfigError, match="was made from another recipe or other inputs; pass --replace"):
-        zoo.distill(copper_recipe(), teacher=other, folder=finished)
+        zoo.run_recipe(copper_recipe(), teacher=other, folder=finished)
 
 
 def test_a_finished_run_is_read_without_its_teacher(finished: Path) -> None:
@@ -494,15 +509,15 @@ own.make_labels(own.Run.of(own.copper_recipe(), own.Path(sys.argv[1]), teacher=o
 
 def test_without_the_calculator_the_message_says_what_to_write_in_python(tmp_path: Path) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"zoo\.distill\(RECIPE, teacher=zoo\.teacher_from\(CALCULATOR, name='own/"
+        UnknownNameError, match=r"zoo\.run_recipe\(RECIPE, teacher=zoo\.teacher_from\(CALCULATOR, name='own/"
     ):
-        zoo.distill(copper_recipe(), folder=tmp_path / "run")
+        zoo.run_recipe(copper_recipe(), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists(), "it is said before any work is done"
 
 
 def test_a_teacher_of_another_name_than_the_recipe_s_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="handed over is own/other, the recipe names own/copper-teacher; hand over"):
-        zoo.distill(copper_recipe(), teacher=copper(name="own/other"), folder=tmp_path)
+        zoo.run_recipe(copper_recipe(), teacher=copper(name="own/other"), folder=tmp_path)
 
 
 def test_a_teacher_that_the_lock_does_not_mean_is_refused(finished: Path, tmp_path: Path) -> None:
@@ -510,28 +525,42 @@ def test_a_teacher_that_the_lock_does_not_mean_is_refused(finished: Path, tmp_pa
     with pytest.raises(
         LabelError, match=r"locked to weights .* of own/copper-teacher, those handed over are abababababab"
     ):
-        zoo.distill(recipe, teacher=copper(digest="ab" * 32), folder=tmp_path)
+        zoo.run_recipe(recipe, teacher=copper(digest="ab" * 32), folder=tmp_path)
 
 
 def test_the_licence_of_the_calculator_is_held_against_the_student_s(tmp_path: Path) -> None:
     with pytest.raises(LicenceError, match="own/copper-teacher"):
-        zoo.distill(copper_recipe(), teacher=copper(licence="CC-BY-NC-4.0"), folder=tmp_path / "run")
+        zoo.run_recipe(copper_recipe(), teacher=copper(licence="CC-BY-NC-4.0"), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists(), "it is said before any work is done"
 
 
-def test_the_package_that_is_called_is_the_package_whose_modules_are_imported() -> None:
-    import zoo.distill.train as module
-
-    assert module.__name__ == "zoo.distill.train"
-    assert callable(zoo.distill)
-    assert "distill" in zoo.__all__
-    assert "teacher_from" in zoo.__all__
+def test_the_function_that_carries_out_a_recipe_has_no_name_of_a_package() -> None:
+    assert zoo.run_recipe is run_recipe
+    assert not callable(importlib.import_module("zoo.distill"))
+    assert {"run_recipe", "teacher_from"} <= set(zoo.__all__)
+    assert "distill" not in zoo.__all__
     with pytest.raises(AttributeError, match="no attribute 'distil'"):
         _ = zoo.distil
+
+
+def test_an_engine_at_work_imports_nothing_of_training() -> None:
+    program = "import sys, zoo; sys.exit(sum(name.startswith(('zoo.distill', 'zoo.pipeline')) for name in sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
+
+
+def test_a_teacher_that_is_handed_over_stays_as_it_is(tmp_path: Path) -> None:
+    teacher = copper()
+    run = Run.of(copper_recipe(teacher__dtype="float32"), tmp_path / "run", teacher=teacher)
+    make_labels(run)
+    assert run.teacher.potential.dtype == torch.float32
+    assert run.teacher.potential.differences is not None
+    assert teacher.potential.dtype == torch.float64
+    assert teacher.potential.differences is None
 
 
 def test_a_recipe_by_its_path_is_carried_out_too(tmp_path: Path) -> None:
     path = tmp_path / "copper.yaml"
     path.write_text(to_yaml(copper_recipe()))
     with pytest.raises(ConfigError, match="hand over that one"):
-        zoo.distill(str(path), teacher=copper(name="own/other"), folder=tmp_path / "run")
+        zoo.run_recipe(str(path), teacher=copper(name="own/other"), folder=tmp_path / "run")

@@ -8,6 +8,7 @@ import pytest
 import structures as scenes
 import torch
 from ase import Atoms
+from licence_texts import TEXT, save_text
 
 from recipes import frames_data, frames_recipe, silicon_clusters, tiny_recipe
 from zoo.artifact import DataSource, Lineage
@@ -31,9 +32,10 @@ def test_a_config_says_what_its_teacher_obliges_its_users_to_repeat() -> None:
     samples: dict[str, Any] = {"train": (folders.cells(), None)}
     plain = make_config(recipe, student, teacher, samples, 40).lineage
     assert (plain.teacher_terms, plain.data) == (None, ())
-    gated = make_config(recipe, student, replace(teacher, terms="Do no harm."), samples, 40).lineage
-    assert gated.teacher_terms == "Do no harm."
-    assert gated.teacher_licence_weights == teacher.licence_weights
+    save_text("LicenseRef-ASL")
+    bound = make_config(recipe, student, replace(teacher, licence_weights="LicenseRef-ASL"), samples, 40).lineage
+    assert bound.teacher_licence_weights == "LicenseRef-ASL"
+    assert bound.teacher_terms == TEXT.strip()
 
 
 def test_the_data_sets_of_a_recipe_are_in_the_lineage(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_batch_takes_no_more_memory_than_is_free(
     wanted = engine.predict(structures)
     need = engine._needs["forces"]
     room = int(2.5 * need.of(8, engine._graph(structures[0]).num_edges))
-    monkeypatch.setattr(packing, "free_memory", lambda device: int(room / packing.SHARE))
+    monkeypatch.setattr("zoo.potential.free_memory", lambda device: int(room / packing.SHARE))
     passes.clear()
     same(engine.predict(structures), wanted)
     assert [graph.num_structures for graph in passes] == [2, 2, 2, 1, 1]
@@ -294,6 +294,7 @@ LIMITED = """
 import resource, sys
 import torch
 import zoo.packing as packing
+import zoo.potential
 from ase.build import bulk
 from zoo.engine import Engine, Provenance
 from zoo.errors import OutOfMemoryError
@@ -321,7 +322,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), -1))
 assert free_memory(torch.device("cpu")) <= 60 << 20
 if sys.argv[1] == "blind":  # as if there were no limit, and the allocator fails
-    packing.free_memory = lambda device: 1 << 40
+    zoo.potential.free_memory = lambda device: 1 << 40
 found = engine.predict(structures)
 close = all(torch.allclose(one.forces, other.forces, atol=1e-4) for one, other in zip(found, wanted, strict=True))
 large = (cell * (16, 16, 8)).copy()

@@ -230,7 +230,10 @@ def test_what_cannot_be_run_has_a_recipe_of_the_same_subset_that_can() -> None:
     assert others - runnable == {"double-walled-nanotube"}  # of which GFN2-xTB labels one in minutes
 
 
-OTHERS = {"mace-off23-large/teacher": "gfn2-xtb/teacher", "mace-mp-0-large/teacher": "sevennet-0/teacher"}
+OTHERS = {
+    "mace-off23-large/teacher": "gfn2-xtb/teacher (GFN2-xTB; LGPL-3.0-or-later)",
+    "mace-mp-0-large/teacher": "sevennet-0/teacher (PBE and PBE+U, Materials Project (MPtrj); MIT)",
+}
 
 
 @pytest.mark.parametrize("installed", [False, True])

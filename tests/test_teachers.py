@@ -420,12 +420,20 @@ class _Harm:
 def test_file_that_would_run_code_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_checkpoint(tmp_path / "harm.pth", config_of(kinds(8, 14)), harm=_Harm())
-    with pytest.raises(IntegrityError, match="not opened") as caught:
+    with pytest.raises(IntegrityError, match="nothing of it was opened") as caught:
         _add(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harm-was-done").exists()
     torch.load(path, weights_only=False)
     assert (tmp_path / "harm-was-done").exists(), "it would have been"
+
+
+@pytest.mark.sevennet
+@_jit
+def test_sevenn_opens_no_file_whose_content_might_be_another_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sevenn.checkpoint.torch_load", lambda *_, **__: pytest.fail("was opened without restriction"))
+    load_teacher("sevennet-0/teacher")
+    calculator("sevennet-0/teacher", torch.float32)
 
 
 @pytest.mark.sevennet

@@ -13,8 +13,9 @@ from zoo.teachers.weights import (
     OwnTeacher,
     Record,
     Weights,
+    compare,
     copies,
-    digest_of,
+    digests_of,
     find_own,
     find_weights,
     is_own,
@@ -59,7 +60,7 @@ def refusal(kind: type[Exception], name: str, weights: Weights) -> str:
 def test_file_lies_in_the_folder_of_its_teacher_under_the_name_of_its_address() -> None:
     expected = cache_root() / "teachers" / "mace-mh-1" / "omol-teacher" / "large.model"
     assert weights_path(NAME, Weights(f"{URL}?download=1")) == expected == put(NAME)
-    assert find_weights(NAME, PUBLISHED) == expected
+    assert find_weights(NAME, PUBLISHED) == (expected, hashlib.sha256(BODY).hexdigest())
 
 
 def test_file_that_was_not_fetched_is_named_with_the_command() -> None:
@@ -69,37 +70,84 @@ def test_file_that_was_not_fetched_is_named_with_the_command() -> None:
 def test_digest_of_git_is_that_which_git_says(tmp_path: Path) -> None:
     path = tmp_path / "hello"
     path.write_bytes(b"hello\n")
-    assert digest_of(path, "git:") == "git:ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
-    assert digest_of(path) == sha256(b"hello\n")
+    assert digests_of(path, git=True)[1] == "git:ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert digests_of(path) == [sha256(b"hello\n")]
+
+
+@pytest.mark.parametrize("kind", ["sha256", "git"])
+def test_file_is_read_once_for_all_that_is_asked_of_it(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path = put(NAME)
+    weights = Weights(URL, digests_of(path, git=True)[kind == "git"], len(BODY))
+    opened: list[str] = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *how, **more: opened.append(self.name) or real(self, *how, **more))
+    assert find_weights(NAME, weights).sha256 == hashlib.sha256(BODY).hexdigest()
+    assert opened.count("large.model") == 1
 
 
 @pytest.mark.parametrize("kind", ["sha256", "git"])
 def test_other_file_is_refused_with_both_digests_and_the_remedy(kind: str) -> None:
     path = put(NAME)
-    weights = Weights(URL, digest_of(path, f"{kind}:"))
-    assert find_weights(NAME, weights) == path
+    place = kind == "git"
+    weights = Weights(URL, digests_of(path, git=True)[place])
+    assert find_weights(NAME, weights).path == path
     path.write_bytes(BODY[:-1] + b"X")
     message = refusal(IntegrityError, NAME, weights)
-    assert str(weights.digest) in message
-    assert digest_of(path, f"{kind}:") in message
-    assert f"not opened, remove it, and run: zoo teachers fetch {NAME}" in message
+    assert f"{path} has {digests_of(path, git=True)[place]}, expected {weights.digest} as published" in message
+    assert message.endswith(f"not opened, remove it, and run: zoo teachers fetch {NAME}")
 
 
 def test_truncated_file_is_refused_by_its_size() -> None:
     put(NAME, BODY[:-3])
-    assert "17 bytes, expected 20" in refusal(IntegrityError, NAME, Weights(URL, sha256(BODY), size=20))
+    assert "17 bytes, expected 20 as published" in refusal(IntegrityError, NAME, Weights(URL, sha256(BODY), size=20))
+
+
+def test_digest_from_third_hand_is_called_that_and_the_user_may_know_better() -> None:
+    path, weights = put(NAME, BODY[:-3]), Weights(URL, sha256(BODY), size=20, seen="index")
+    message = refusal(IntegrityError, NAME, weights)
+    found = sha256(BODY[:-3])
+    assert f"has 17 bytes and {found}, expected 20 bytes and {sha256(BODY)}, which zoo has from third hand" in message
+    assert message.endswith(f"if you know it to be right, run: zoo teachers fetch {NAME} --accept-digest {found}")
+    assert "published" not in message
+    path.write_bytes(BODY)
+    assert find_weights(NAME, weights).path == path
+
+
+def accept(path: Path, body: bytes) -> None:
+    record = Record(url=URL, digest=sha256(body), size=len(body), accepted=True)
+    write_json(record_path(path), record)
+
+
+def test_what_the_user_accepted_counts_against_third_hands_alone() -> None:
+    path = put(NAME, b"as he knows it")
+    third = Weights(URL, sha256(BODY), size=20, seen="index")
+    pin(path, b"as he knows it")
+    assert "third hand" in refusal(IntegrityError, NAME, third), "a first download is not what he accepted"
+    accept(path, b"as he knows it")
+    assert find_weights(NAME, third).path == path
+    assert find_weights(NAME, PINNED).path == path
+    assert "as published" in refusal(IntegrityError, NAME, PUBLISHED)
+    path.write_bytes(BODY)
+    message = refusal(IntegrityError, NAME, third)
+    assert f"expected 14 bytes and {sha256(b'as he knows it')} as you have accepted it" in message
+
+
+def test_size_without_a_digest_is_held_to() -> None:
+    assert compare(put(NAME), Weights(URL, size=20))[1] is None
+    assert compare(put(NAME), Weights(URL, size=21, seen="index"))[1] == (
+        "20 bytes, expected 21, which zoo has from third hand, not from its publisher"
+    )
 
 
 def test_without_a_published_digest_the_first_download_counts() -> None:
     path = put(NAME)
     assert f"to take it as it is, run: zoo teachers fetch {NAME}" in refusal(IntegrityError, NAME, PINNED)
     pin(path)
-    assert find_weights(NAME, PINNED) == path
+    assert find_weights(NAME, PINNED).path == path
     path.write_bytes(BODY + b"!")
     message = refusal(IntegrityError, NAME, PINNED)
-    assert sha256(BODY) in message
-    assert sha256(BODY + b"!") in message
-    assert f"remove {record_path(path)} alone" in message
+    assert f"{sha256(BODY)}, which was recorded at its first download" in message
+    assert f"run: zoo teachers fetch {NAME} --accept-digest {sha256(BODY + b'!')}" in message
 
 
 def test_record_of_another_address_pins_nothing() -> None:
@@ -111,13 +159,13 @@ def test_one_file_serves_all_teachers_that_are_made_from_it() -> None:
     path = put(NAME)
     assert not list(copies(SIBLING, PUBLISHED)), "without a record nobody knows where it came from"
     pin(path)
-    assert find_weights(SIBLING, PUBLISHED) == path
-    assert find_weights(SIBLING, PINNED) == path
+    assert find_weights(SIBLING, PUBLISHED).path == path
+    assert find_weights(SIBLING, PINNED).path == path
     elsewhere = Weights("https://example.org/v2/large.model", sha256(BODY))
     refusal(MissingPackageError, SIBLING, elsewhere)
     refusal(MissingPackageError, "mace-mp-0/teacher", PUBLISHED)
     own = put(SIBLING)
-    assert find_weights(SIBLING, PUBLISHED) == own
+    assert find_weights(SIBLING, PUBLISHED).path == own
 
 
 def test_file_of_a_sibling_is_checked_too() -> None:

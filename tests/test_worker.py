@@ -1,6 +1,7 @@
 """A teacher in a process of its own says what it says in this one, and whatever ends that process is said in a line."""
 
 import copy
+import fcntl
 import gc
 import io
 import json
@@ -11,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ import zoo.packing
 import zoo.run
 import zoo.teachers.wire as wire
 from recipes import tiny_recipe
+from zoo.config import write_json
 from zoo.engine import Engine, Provenance
 from zoo.errors import (
     CapabilityError,
@@ -47,6 +50,7 @@ from zoo.pipeline import distill, make_labels, train_student
 from zoo.potential import Potential, Prediction
 from zoo.run import Run
 from zoo.teachers import Teacher, load_teacher
+from zoo.teachers.environments import BOOT, STAMP, Stamp
 from zoo.teachers.remote import RemotePotential, Workplace, load_remote
 from zoo.teachers.wire import Message, graph_of, graph_tensors, receive, send
 
@@ -70,9 +74,11 @@ class OddWorkplace(Workplace):
     kind: str = ""
 
     def command(self, *arguments: object) -> list[str]:
+        """As another worker, but for what it runs."""
         python, *options = super().command(*arguments)  # type: ignore[arg-type]
-        told = options[options.index("-c") + 3 :]
-        return [python, "-u", str(HERE / "odd_worker.py"), self.kind, *told]
+        folder, *told = options[options.index("-c") + 2 :]
+        run = f"{BOOT}import runpy; runpy.run_path({str(HERE / 'odd_worker.py')!r}, run_name='__main__')"
+        return [python, "-u", "-c", run, folder, self.kind, *told]
 
 
 def remote(name: str = SILICON, dtype: torch.dtype = torch.float64) -> Teacher:
@@ -283,9 +289,7 @@ def test_a_worker_computes_by_deterministic_algorithms_where_the_process_that_as
 
 
 def test_an_engine_around_a_worker_answers_many_structures_and_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        zoo.packing, "_SMALL", 20
-    )  # so that what a pass takes is measured, which has nothing to measure
+    monkeypatch.setattr(zoo.packing, "_SMALL", 20)  # so that what a pass takes is measured
     structures = [bulk("Si"), bulk("Si", cubic=True), bulk("Si").repeat(2)]
     for number, atoms in enumerate(structures):
         atoms.rattle(0.03, seed=number)
@@ -297,6 +301,12 @@ def test_an_engine_around_a_worker_answers_many_structures_and_hessians(monkeypa
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
         hessians = [engine.hessian(structures[0]) for engine in engines]
         np.testing.assert_array_equal(*hessians)
+        for engine in engines:
+            engine.hvp(structures, [np.ones((1, len(atoms), 3)) for atoms in structures])
+        for task in ("forces", "Hessian products"):  # batches of a worker are sized by what it takes there
+            there, here = (vars(engine._needs[task]) for engine in engines)
+            assert there == pytest.approx(here, rel=0.05)
+            assert there["edge"] > 0
         far.close()
 
 
@@ -321,7 +331,9 @@ def test_an_error_of_a_package_is_told_in_a_line_with_its_traceback_beside_it(ha
 
 
 def test_no_memory_in_a_worker_is_no_memory_here(harmless: RemotePotential) -> None:
-    with pytest.raises(OutOfMemoryError, match="can't allocate memory"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"can't allocate memory.*; take smaller structures, or a machine with more"
+    ):
         provoke(harmless, "full")
 
 
@@ -348,6 +360,51 @@ def test_a_worker_that_dies_before_it_is_ready_says_why() -> None:
         WorkerError, match=r"ended with the exit code 1; its last words: ImportError: cannot import name 'Irreps'"
     ):
         odd("early")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """One with a stamp, whose Python has the packages of this one, and lacks what a test puts in their place."""
+    folder = tmp_path / "environments" / "xtb-0123456789ab"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "all.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
+    write_json(folder / STAMP, Stamp(family="xtb", lock_sha256="0" * 64, python="3.11.7"))
+    return packages
+
+
+@pytest.mark.parametrize(
+    ("package", "kind", "words"),
+    [
+        (
+            "torch",
+            WorkerError,
+            r"the worker of gfn2-xtb/teacher ended with the exit code 1; its last words: .*is gone; ",
+        ),
+        ("tblite", MissingPackageError, r"the environment of gfn2-xtb/teacher cannot import .*\(.*is gone\); "),
+    ],
+)
+def test_an_environment_that_lost_a_package_is_said_with_what_makes_it_anew(
+    package: str, kind: type[Exception], words: str, environment: Path
+) -> None:
+    (environment / f"{package}.py").write_text(f"raise ImportError('{package} is gone')\n")
+    remedy = "run: zoo teachers remove xtb, then: zoo teachers install xtb$"
+    with pytest.raises(kind, match=words + remedy) as told:
+        load_remote(XTB, torch.float64, "cpu", environment.parents[2] / "bin" / "python")
+    assert "\n" not in str(told.value)
+
+
+def test_an_environment_is_not_removed_while_its_worker_lives(environment: Path) -> None:
+    folder = environment.parents[2]
+    potential = RemotePotential(Workplace(SILICON, folder / "bin" / "python"), torch.float64, torch.device("cpu"))
+    with (folder / STAMP).open("r+b") as stamp:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(stamp, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        potential.close()
+        fcntl.flock(stamp, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_what_packages_print_is_not_taken_for_an_answer_and_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
@@ -382,7 +439,8 @@ def test_a_worker_that_is_killed_is_said_with_its_last_words_and_the_next_questi
     graph, first = graph_for(far), pid(far)
     expected = (
         r"^the worker of stillinger-weber/teacher was killed by signal 9 \(SIGKILL\), maybe for want of memory; its "
-        r"last words: something went wrong; run the same again, which starts another$"
+        r"last words: something went wrong; run the same again, which starts another; if that is killed too, take "
+        r"smaller structures, or a machine with more memory$"
     )
     with pytest.raises(WorkerError, match=expected):
         far.predict(graph)

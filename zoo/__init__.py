@@ -8,7 +8,7 @@
     atoms.calc = engine.calculator()
 
     teacher = zoo.teacher_from(calculator, name="own/my-dft", ...)  # any calculator of ASE
-    zoo.distill("recipe.yaml", teacher=teacher)
+    zoo.run_recipe("recipe.yaml", teacher=teacher)
 """
 
 import importlib
@@ -44,13 +44,13 @@ from zoo.version import __version__
 from zoo.vibrations import Vibrations
 
 if TYPE_CHECKING:
-    from zoo.chain import distill
+    from zoo.chain import run_recipe
 
 
 def __getattr__(name: str) -> Any:
-    """``distill``, which is that package, called: training takes much that engines at work do not."""
-    if name == "distill":
-        return importlib.import_module("zoo.distill")
+    """``run_recipe``, imported when it is asked for: training takes much that engines at work do not."""
+    if name == "run_recipe":
+        return importlib.import_module("zoo.chain").run_recipe
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -80,10 +80,10 @@ __all__ = [
     "ZooError",
     "ZooWarning",
     "__version__",
-    "distill",
     "load",
     "names",
     "publish",
     "pull",
+    "run_recipe",
     "teacher_from",
 ]

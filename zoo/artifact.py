@@ -97,7 +97,7 @@ class Lineage(Config):
     teacher: Line
     teacher_weights_sha256: Sha256
     teacher_licence_weights: Line  # SPDX
-    teacher_terms: str | None = None  # the text that a gated teacher obliges its users to repeat
+    teacher_terms: str | None = None  # the text that its sources oblige those to repeat who pass it on
     data: Annotated[tuple[DataSource, ...], FailFast()] = ()  # none where the structures were generated
     level_of_theory: Line
     seed: int

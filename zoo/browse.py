@@ -1,10 +1,10 @@
 """Engines for people to choose from: lists and facts as text, and the cards of a hub as a web page."""
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+from zoo.acceptance import text_path
 from zoo.artifact import Domain
 from zoo.calculator import elements_text
 from zoo.config import parse
@@ -18,13 +18,13 @@ from zoo.licences import TERMS
 from zoo.listing import Row, listing
 from zoo.locate import locate, open_hub, resolve
 from zoo.naming import default_namespace, parse_name, parse_path
+from zoo.teachers import next_step
 
 STATUSES = "recipe: zoo distill NAME makes it. published: on the hub."
 _UNFINISHED = " unfinished: its publication was not ended, or cannot be read."
 _HERE = "here: yes, or what to do first; zoo info NAME says with which command."
 _HEADS = {"name": "name", "status": "status", "licence_weights": "licence", "purpose": "purpose"}
 _TEACHERS = {"name": "teacher", "here": "here", "licence_weights": "licence", "purpose": "purpose"}
-_STEPS = re.compile(r"zoo (?:teachers )?(install|fetch|convert|add)")  # that bring a teacher here
 _FACTS = {  # key of a row: what a person calls it
     "status": "status",
     "purpose": "purpose",
@@ -79,10 +79,7 @@ def _table(rows: list[Row], heads: dict[str, str], width: int) -> str:
 
 def _here(row: Row) -> str:
     """Whether a teacher can be asked now, or the first step to that."""
-    if row["missing"] is None:
-        return "yes"
-    found = _STEPS.search(row["missing"])
-    return found[1] if found else "no"
+    return "yes" if row["missing"] is None else next_step(row["name"]) or "no"
 
 
 def info_text(row: Row) -> str:
@@ -91,6 +88,8 @@ def info_text(row: Row) -> str:
     facts = {label: _fact(key, shown[key]) for key, label in _FACTS.items() if shown[key] is not None}
     if row["status"] == "package" and row["missing"] is None:
         facts["here"] = f"yes: zoo.load({row['name']!r}), or teacher: name: {row['name']} in a recipe"
+    if row["status"] == "package" and (terms := TERMS.get(row["licence_weights"] or "")) and terms.repeated:
+        facts["text for students"] = f"its licence, which they must repeat, from {terms.text} in {text_path(terms)}"
     if row["domain"] is not None:
         facts["domain"] = _line(domain_text(parse(Domain, row["domain"], row["name"])))
     for key, value in (row["metrics"] or {}).items():
@@ -133,18 +132,20 @@ def _page(row: Row, hub: Hub, namespace: str) -> Page:
 def _digest(row: Row) -> str | None:
     """The digest of weights, or what is known in its place of a file that is fetched."""
     found: str | None = row["digest"]
-    if found is not None or not (row["source"] or "").startswith("https://"):
-        return found
+    if found is not None:
+        return f"{found}{', from third hand' if row['digest_seen'] == 'index' else ''}"
+    if not (row["source"] or "").startswith("https://"):
+        return None
     if row["gated"] is not None:
         return "what the hub states when it is fetched"
-    return "nobody publishes one; that of the first download is kept, and held to"
+    return "none was found; that of the first download is kept, and held to"
 
 
 def _fact(key: str, value: Any) -> str:
     if key == "size":
         return f"{value / 1e6:,.1f} MB ({value:,} bytes)"
     if key == "licence_weights" and value.startswith("LicenseRef-") and value in TERMS:
-        return f"{value}: {TERMS[value].url}"
+        return f"{TERMS[value].name} ({value}), {TERMS[value].url}"
     if isinstance(value, bool):
         return "allowed" if value else "forbidden"
     if isinstance(value, list):

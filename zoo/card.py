@@ -251,7 +251,7 @@ def _facts(context: CardContext) -> dict[str, str]:
         "speed": speed(report),
         "dynamics_limit": dynamics_limit(report),
         "teacher": config.lineage.teacher,
-        "teacher_citation": context.teacher_citation,
+        "teacher_citation": _cited("The teacher", context.teacher_citation),
         "teacher_errors": teacher_errors(report),
         "untested": "Surfaces, defects, liquids, other phases and other pressures"
         if any(config.domain.pbc)
@@ -276,6 +276,7 @@ def _facts_from_data(context: CardContext) -> dict[str, str]:
     recipe, teacher = context.recipe, context.config.lineage.teacher
     data, learned = _data_sets(recipe), listed([_TERMS[term] for term in _PARTS if loss_from(recipe.loss, term)])
     fine_tuned = _fine_tuned(recipe)
+    part = "from whose weights it began" if fine_tuned else "with which it is compared"
     return {
         "data_sets": data,
         "learned": learned,
@@ -284,7 +285,8 @@ def _facts_from_data(context: CardContext) -> dict[str, str]:
         "start": f"The network began with the weights of `{teacher}`, but for its heads, which are new."
         if fine_tuned
         else "The network began with random weights.",
-        "teacher_part": "from whose weights it began" if fine_tuned else "with which it is compared",
+        "teacher_part": part,
+        "teacher_citation": _cited(f"The teacher, {part}", context.teacher_citation),
         "zero": "its data set" if recipe.loss.energy_from == "dataset" else "the teacher",
     }
 
@@ -344,7 +346,12 @@ def _files(recipe: Recipe) -> list[str]:
 def _data_citations(recipe: Recipe) -> str:
     """A line for each data set of zoo that structures are of."""
     named = {subset.source for subset in recipe.structures.subsets.values() if subset.source is not None}
-    return "".join(f"\n- The data set {name}: {_one_line(get_source(name).citation)}" for name in sorted(named))
+    return "".join(_cited(f"The data set {name}", get_source(name).citation) for name in sorted(named))
+
+
+def _cited(what: str, citation: str) -> str:
+    """A line that says how to cite it; none where nobody has said that."""
+    return f"- {what}: {_one_line(citation)}\n" if citation.strip() else ""
 
 
 def _needs(recipe: Recipe) -> str:
@@ -391,7 +398,7 @@ def _licence(context: CardContext) -> str:
     sentences = " ".join([*parts, f"The code that runs it, zoo, is under {_licence_link(CODE_LICENCE)}."])
     if lineage.teacher_terms is None:
         return sentences
-    return f"{sentences}\n\nThe terms of the teacher oblige its users to repeat:\n\n{_quoted(lineage.teacher_terms)}"
+    return f"{sentences}\n\nWhoever passes the weights on must pass on these terms:\n\n{_quoted(lineage.teacher_terms)}"
 
 
 def _unstated_terms(recipe: Recipe) -> str:
@@ -409,7 +416,8 @@ def _licence_link(licence: str) -> str:
 
 def _quoted(text: str) -> str:
     """A text of others, word for word, as a quotation."""
-    lines = [line for part in text.strip().splitlines() for line in textwrap.wrap(part, WIDTH - 2) or [""]]
+    wrapper = textwrap.TextWrapper(WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    lines = [line for part in text.strip().splitlines() for line in wrapper.wrap(part) or [""]]
     return "\n".join(f"> {line}".rstrip() for line in lines)
 
 

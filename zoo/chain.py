@@ -5,13 +5,13 @@ from pathlib import Path
 
 from zoo.distill.workers import launched_workers
 from zoo.errors import ZooWarning
-from zoo.pipeline import distill as distill_run
+from zoo.pipeline import distill
 from zoo.recipe import Recipe, read_recipe
 from zoo.run import Run
 from zoo.teachers import Teacher
 
 
-def distill(
+def run_recipe(
     recipe: str | Path | Recipe,
     *,
     teacher: Teacher | None = None,
@@ -21,13 +21,14 @@ def distill(
     """Carries out a recipe, from structures to a model folder, whose path it returns, as ``zoo distill`` does.
 
     ``recipe`` is a name, the path of a .yaml file, or what ``read_recipe`` gives. A recipe of a calculator names
-    ``own/<engine>`` as its teacher, and is handed that as ``teacher`` (``zoo.teacher_from``). ``folder`` is that of the
-    run, ``runs/<family>/<engine>`` by default. What is done already is reused, and what was interrupted goes on where
-    it stopped; ``replace`` deletes what was made from other inputs. Raises the errors of all stages.
+    ``own/<engine>`` as its teacher, and is handed that as ``teacher`` (``zoo.teacher_from``), which is not changed.
+    ``folder`` is that of the run, ``runs/<family>/<engine>`` by default. What is done already is reused, and what was
+    interrupted goes on where it stopped; ``replace`` deletes what was made from other inputs. Raises the errors of all
+    stages.
     """
     with launched_workers() as workers:
         if not workers.main:
             warnings.simplefilter("ignore", ZooWarning)
         read = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
         place = None if folder is None else Path(folder).expanduser()
-        return distill_run(Run.of(read, place, replace=replace, workers=workers, teacher=teacher))
+        return distill(Run.of(read, place, replace=replace, workers=workers, teacher=teacher))

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from zoo.acceptance import check_accepted
 from zoo.convert import convert, without_key
 from zoo.errors import ConfigError, HubError
-from zoo.fetch_weights import check_accepted
 from zoo.hub.cache import is_offline
 from zoo.teachers.jmp.config import LICENCE, MOLECULAR, PUBLISHED
 

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from zoo.cli_options import json_option
-from zoo.fetch_weights import add_teacher, fetch_weights
+from zoo.fetch_weights import add_teacher, fetch_weights, remove_teacher
 from zoo.install_teacher import Source, install, remove
 from zoo.teacher_table import teacher_rows, text_of
+from zoo.teachers import is_own
 
 _WIDTH = 100  # columns
 
@@ -28,6 +29,7 @@ def teachers(context: click.Context, as_json: bool) -> None:
     zoo teachers fetch mace-mp-0-large/teacher  weights that no package brings
     zoo teachers add own/my-teacher FILE --family mace --licence MIT --level-of-theory PBE
     zoo teachers remove mace                    its environment; weights stay
+    zoo teachers remove own/my-teacher          what was added
     """
     if context.invoked_subcommand is None:
         rows = teacher_rows()
@@ -36,7 +38,7 @@ def teachers(context: click.Context, as_json: bool) -> None:
 
 @teachers.command("install")
 @click.argument("family")
-@click.option("--python", metavar="PYTHON", help="Python 3.11 or newer to make it with.  [default: the one of zoo]")
+@click.option("--python", metavar="PYTHON", help="Python to make it with, of 3.11 to 3.13.  [default: the one of zoo]")
 @click.option(
     "--find-links",
     multiple=True,
@@ -44,7 +46,13 @@ def teachers(context: click.Context, as_json: bool) -> None:
     help="Folder of packages, for a machine without a network: only what is there is taken. Repeatable.",
 )
 @click.option("--index-url", metavar="URL", help="Index of packages that pip asks, beside such folders too.")
-def install_command(family: str, python: str | None, find_links: tuple[str, ...], index_url: str | None) -> None:
+@click.option(
+    "--torch-index-url",
+    metavar="URL",
+    help="Index of builds of PyTorch, for a build that the other index does not have: "
+    "https://download.pytorch.org/whl/cpu, or /cu126 for older drivers.",
+)
+def install_command(family: str, python: str | None, find_links: tuple[str, ...], **indexes: str | None) -> None:
     """Make a virtual environment for FAMILY.
 
     With the versions of its lock, beside zoo's cache (ZOO_CACHE), where zoo label, zoo distill and zoo bench find it:
@@ -55,25 +63,38 @@ def install_command(family: str, python: str | None, find_links: tuple[str, ...]
     zoo teachers install mace
     """
     links = tuple(str(Path(place).absolute()) if Path(place).is_dir() else place for place in find_links)
-    folder = install(family, python=python, source=Source(links, index_url), tell=click.echo)
+    folder = install(family, python=python, source=Source(links, **indexes), tell=click.echo)
     click.echo(f"{family} is ready in {folder}")
 
 
 @teachers.command("remove")
-@click.argument("family")
-def remove_command(family: str) -> None:
-    """Remove the environments of FAMILY. Weights that were fetched stay."""
-    folders = remove(family)
+@click.argument("what", metavar="FAMILY|own/NAME")
+def remove_command(what: str) -> None:
+    """Remove the environments of FAMILY, or the teacher own/NAME.
+
+    Weights that were fetched stay; of a teacher that was added, its copy of the file goes.
+
+    \b
+    zoo teachers remove mace
+    zoo teachers remove own/my-teacher
+    """
+    own = is_own(what)
+    folders = [folder for folder in (remove_teacher(what),) if folder] if own else remove(what, tell=click.echo)
     for folder in folders:
         click.echo(f"{folder} is removed")
     if not folders:
-        click.echo(f"{family} has no environment here")
+        click.echo(f"no teacher {what} was added here" if own else f"{what} has no environment here")
 
 
 @teachers.command("fetch")
 @click.argument("name")
 @click.option("--accept-licence", is_flag=True, help="Accept the licence of the weights, once, where it restricts.")
-def fetch_command(name: str, accept_licence: bool) -> None:
+@click.option(
+    "--accept-digest",
+    metavar="sha256:HEX",
+    help="What the file is, where zoo knows no digest of it but from third hand or of an earlier download.",
+)
+def fetch_command(name: str, **accepted: Any) -> None:
     """Fetch the weights of teacher NAME.
 
     Their licence is shown first. What is here is verified and stays; what was cut goes on when the same is run again.
@@ -81,7 +102,7 @@ def fetch_command(name: str, accept_licence: bool) -> None:
     \b
     zoo teachers fetch mace-off23-small/teacher --accept-licence
     """
-    click.echo(f"the weights of {name} are in {fetch_weights(name, accept_licence=accept_licence)}")
+    click.echo(f"the weights of {name} are in {fetch_weights(name, **accepted)}")
 
 
 @teachers.command("add")

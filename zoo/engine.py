@@ -446,5 +446,6 @@ def _description(potential: Potential) -> str:
     told = getattr(shape, "TOLD", None)  # of a config that is long
     numbers = {} if shape is None else shape.model_dump(include=told, exclude={"architecture", "elements", "cutoff"})
     parts = [f"{value} {key.replace('_', ' ')}" for key, value in numbers.items() if value]
-    parts += [f"cutoff {potential.cutoff:g} Å", f"{count_parameters(potential):,} parameters"]
+    count = count_parameters(potential)  # none of a formula, a program, and a teacher in a process of its own
+    parts += [f"cutoff {potential.cutoff:g} Å", *([f"{count:,} parameters"] if count else [])]
     return f"{type(potential).__name__}, " + ", ".join(parts)

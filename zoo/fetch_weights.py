@@ -3,38 +3,34 @@
 A file gets its name when its size and digest are right; until then what came of it is kept, and gone on with.
 """
 
+import fcntl
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ase.data import chemical_symbols
-from pydantic import Field
 from tqdm import tqdm
 
-from zoo.config import Config, read_json, write_json
-from zoo.data.download import download
-from zoo.data.sources import Digest
+from zoo.acceptance import check_accepted, describe_licence, keep_text
+from zoo.config import write_json
+from zoo.data.download import Advice, download
 from zoo.errors import (
     AccessError,
     ConfigError,
     HubError,
     IntegrityError,
-    LicenceError,
-    MissingPackageError,
     UnknownNameError,
-    WorkerError,
     ZooError,
 )
-from zoo.files import cache_root, replacing, sha256_file
+from zoo.files import ELSEWHERE, replacing, sha256_file, writing_to_cache
 from zoo.hub.cache import is_offline
 from zoo.hub.catalogue import entries
-from zoo.licences import LICENCES, TERMS, Terms
+from zoo.licences import LICENCES, TERMS
 from zoo.naming import Repository, quoted
 from zoo.teachers import FAMILIES, load_teacher, weights_of
 from zoo.teachers.families import family_of
@@ -43,13 +39,15 @@ from zoo.teachers.weights import (
     OwnTeacher,
     Record,
     Weights,
+    accepting,
     check_weights,
+    compare,
     copies,
-    digest_of,
     is_own,
     own_teacher,
     read_record,
     record_path,
+    weights_due,
     weights_folder,
     weights_path,
 )
@@ -58,17 +56,28 @@ _UNCHECKED = ".unchecked"  # after the name of a file whose digest is still to b
 _RESOLVE = "/resolve/"  # in the address of a file on a hub
 
 
-def fetch_weights(name: str, *, accept_licence: bool = False, progress: bool = True) -> Path:
+def fetch_weights(
+    name: str, *, accept_licence: bool = False, accept_digest: str | None = None, progress: bool = True
+) -> Path:
     """The file of weights of a teacher, fetched unless it is here.
 
     Its licence is shown on stderr before, unless ``progress`` is False; one that restricts must be accepted, once.
-    Raises UnknownNameError for a name without weights to fetch, AccessError where terms are not accepted or a token is
-    missing, HubError, IntegrityError, MissingPackageError, ConfigError.
+    ``accept_digest`` (``sha256:<hex>``) is what the file must be from now on, in the place of a digest from third hand
+    or of an earlier download, never of one that is published. A text that students must repeat comes with the weights;
+    where it cannot be fetched, a warning says what to do. Raises UnknownNameError for a name without weights to
+    fetch, AccessError where terms are not accepted or a token is missing, HubError, IntegrityError,
+    MissingPackageError, ConfigError.
     """
-    weights, licence = _weights_of(name), licence_of(name)
-    path, here = weights_path(name, weights), next(copies(name, weights), None)
-    with _one_line(path.parent):
-        if here is not None:
+    weights, licence = _accepted_by_user(name, _weights_of(name), accept_digest), licence_of(name)
+    path = _fetch(name, weights, licence, accept_licence, progress)
+    keep_text(name, licence, accept=accept_licence, progress=progress)
+    return path
+
+
+def _fetch(name: str, weights: Weights, licence: str, accept_licence: bool, progress: bool) -> Path:
+    path = weights_path(name, weights)
+    with writing_to_cache(path.parent):
+        if (here := next(copies(name, weights), None)) is not None:
             return _kept(here, name, weights)
         if is_offline():
             raise HubError(
@@ -79,11 +88,46 @@ def fetch_weights(name: str, *, accept_licence: bool = False, progress: bool = T
             tqdm.write(f"{weights.url}\n{describe_licence(licence)}", file=sys.stderr)
         check_accepted(name, licence, accept=accept_licence, command=f"zoo teachers fetch {name} --accept-licence")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if weights.gated is not None:
-            _from_hub(path, name, weights)
-        else:
-            _from_web(path, name, weights, progress)
-        return _kept(path, name, weights)
+        with _alone(path):
+            if path.is_file():  # another process has fetched it just now
+                return _kept(path, name, weights)
+            bring = _from_hub if weights.gated is not None else _from_web
+            bring(path, name, weights_due(path, name, weights), progress)
+            return path
+
+
+def licence_of(name: str) -> str:
+    """SPDX of the weights of a teacher of the catalogue. Raises UnknownNameError."""
+    entry = entries().get(name)
+    if entry is None:
+        raise UnknownNameError(f"{name!r} is not in the catalogue of zoo; zoo list shows what is")
+    return entry.licence_weights
+
+
+def _accepted_by_user(name: str, weights: Weights, digest: str | None) -> Weights:
+    """The weights with the digest that a user accepts. Raises ConfigError where another one is published."""
+    if digest is None:
+        return weights
+    accepted = replace(weights, digest=digest, size=None, seen="user")
+    if weights.digest in (None, digest) or weights.seen != "publisher":
+        return accepted
+    raise ConfigError(f"--accept-digest {digest}, but {name} is published with {weights.digest}; leave it out")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process fetches a file meanwhile, where the file system has locks. Raises ConfigError where one does."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another process fetches {path}; wait for it, then run the same again") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _weights_of(name: str) -> Weights:
@@ -95,174 +139,86 @@ def _weights_of(name: str) -> Weights:
         raise UnknownNameError(f"{name!r} is no teacher of zoo; zoo teachers lists them")
     if family.converted:
         raise UnknownNameError(f"{name} has no file to fetch as it is; run: zoo convert {name.partition('/')[0]}")
-    how = f"run: pip install {family.install}" if family.install else "it needs no file"
-    raise UnknownNameError(f"the weights of {name} come with its package; {how}")
+    if not family.install:
+        raise UnknownNameError(f"{name} is a formula of zoo; it needs no file")
+    raise UnknownNameError(f"the weights of {name} come with its package; run: pip install {family.install}")
 
 
 def _kept(path: Path, name: str, weights: Weights) -> Path:
     """A file that is here, checked; of one that is seen for the first time it is recorded what it is.
 
-    So that others of its family find it, and that it stays what it is where nobody publishes a digest.
+    So that others of its family find it, and that it stays what it is where no digest of it is known.
     """
-    if read_record(path) is not None:
-        check_weights(path, name, weights)
-        return path
-    digest = weights.digest or digest_of(path)
-    check_weights(path, name, replace(weights, digest=digest))
-    write_json(record_path(path), Record(url=weights.url, digest=digest, size=path.stat().st_size))
+    due = weights_due(path, name, weights)
+    _write_record(path, due, check_weights(path, name, due))
     return path
 
 
-@contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """What keeps this machine from writing is a ConfigError."""
-    try:
-        yield
-    except ZooError:
-        raise  # some are errors of the system, too
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be written ({error.strerror or error}); make it writable, or set ZOO_CACHE to another "
-            "folder"
-        ) from error
-
-
-# --- terms that are accepted ---------------------------------------------------------------------------
-
-
-class Acceptance(Config):
-    """``licences/<family>/<engine>.json``: whose terms were accepted, and when."""
-
-    name: str
-    licence: str  # SPDX
-    text: str = Field(pattern=r"^[0-9a-f]{64}$")  # SHA-256 of the address of its text
-    date: str
-
-
-def licence_of(name: str) -> str:
-    """SPDX of the weights of a teacher of the catalogue. Raises UnknownNameError."""
-    entry = entries().get(name)
-    if entry is None:
-        raise UnknownNameError(f"{name!r} is not in the catalogue of zoo; zoo list shows what is")
-    return entry.licence_weights
-
-
-def restricts(licence: str) -> bool:
-    """Whether terms must be accepted before a download: no commercial use, or terms that nobody else has."""
-    terms = _terms(licence)
-    return not terms.commercial or terms.hub == "other"
-
-
-def describe_licence(licence: str) -> str:
-    """What a licence is, for who is about to fetch."""
-    terms = _terms(licence)
-    use = "" if terms.commercial else ", no commercial use"
-    return f"licence: {terms.spdx}, {terms.name}{use}: {terms.url}"
-
-
-def check_accepted(name: str, licence: str, *, accept: bool, command: str) -> None:
-    """Records that terms that restrict are accepted. Raises AccessError where they are not, and were not before.
-
-    ``command`` accepts them. What was accepted of another licence, or of another text of it, does not count.
-    """
-    if not restricts(licence):
-        return
-    terms, path = _terms(licence), cache_root() / "licences" / f"{name}.json"
-    text = sha256(terms.url.encode()).hexdigest()
-    if _accepted(path, name, licence, text):
-        return
-    if not accept:
-        use = (
-            "has terms of its own" if terms.commercial else "allows no commercial use, of it or of what learns from it"
-        )
-        raise AccessError(
-            f"{name} is under {terms.spdx}, which {use}; read {terms.url}, and to accept it run: {command}"
-        )
-    with _one_line(path.parent):
-        today = datetime.now(UTC).date().isoformat()
-        write_json(path, Acceptance(name=name, licence=licence, text=text, date=today))
-
-
-def _accepted(path: Path, name: str, licence: str, text: str) -> bool:
-    try:
-        found = read_json(Acceptance, path)
-    except ConfigError:  # none, or not whole
-        return False
-    return (found.name, found.licence, found.text) == (name, licence, text)
-
-
-def _terms(licence: str) -> Terms:
-    """Raises LicenceError for a licence that zoo does not know."""
-    if licence not in TERMS:
-        raise LicenceError(f"licence {licence!r} is one whose terms zoo does not know; it knows {', '.join(LICENCES)}")
-    return TERMS[licence]
+def _write_record(path: Path, due: Weights, sha256: str, file: Path | None = None) -> None:
+    """Of a file that was checked, which may still have another name. One that says the same stays."""
+    size = (file or path).stat().st_size
+    record = Record(url=due.url, digest=due.digest or f"sha256:{sha256}", size=size, accepted=due.seen == "user")
+    if read_record(path) != record:
+        write_json(record_path(path), record)
 
 
 # --- what is fetched -----------------------------------------------------------------------------------
 
 
-def _from_web(path: Path, name: str, weights: Weights, progress: bool) -> None:
-    """Raises what ``download`` does, IntegrityError for a file that is not what git's digest says."""
-    kind, _, digits = (weights.digest or "").partition(":")
-    published = Digest(algorithm="sha256", hex=digits) if kind == "sha256" else None
-    to = path.with_name(f"{path.name}{_UNCHECKED}") if kind == "git" else path
-    try:
-        if not to.is_file():
-            download([weights.url], to, size=weights.size, digest=published, progress=progress, name=name)
-    except ZooError as error:
-        raise type(error)(_in_words_of_teachers(str(error))) from error
-    if to != path:
-        _give_its_name(to, path, weights)
+def _from_web(
+    path: Path, name: str, due: Weights, progress: bool, *, token: str | None = None, refused: str | None = None
+) -> None:
+    """Raises what ``download`` does, IntegrityError for a file that is not what it should be.
+
+    ``refused`` says what to do where a server wants another token.
+    """
+    unchecked = path.with_name(f"{path.name}{_UNCHECKED}")
+    if not unchecked.is_file():
+        size, advice = due.size if due.seen == "publisher" else None, Advice(path, ELSEWHERE, refused)
+        download([due.url], unchecked, size=size, progress=progress, name=name, advice=advice, token=token)
+    _give_its_name(unchecked, path, name, due)
 
 
-def _in_words_of_teachers(text: str) -> str:
-    """A message of what fetches data, about a file of weights."""
-    advice = {f"{_UNCHECKED}": "", "choose another folder with --to": "set ZOO_CACHE to another folder"}
-    for old, new in advice.items():
-        text = text.replace(old, new)
-    return text.replace("data sets are fetched with", "weights are fetched with")
+def _give_its_name(unchecked: Path, path: Path, name: str, due: Weights) -> None:
+    """A file that is as it should be gets its name, and its record. Raises IntegrityError for another.
 
-
-def _give_its_name(arrived: Path, path: Path, weights: Weights) -> None:
-    """A file that is what its publisher says gets its name; another is removed. Raises IntegrityError."""
-    size, expected = arrived.stat().st_size, weights.digest
-    wrong = f"{size:,} bytes, expected {weights.size:,}" if weights.size not in (None, size) else ""
-    if not wrong and expected is not None and (found := digest_of(arrived, expected)) != expected:
-        wrong = f"{found}, expected {expected} as published"
-    if wrong:
-        arrived.unlink()
+    One that is not as published is removed; of what third hands say, and of what came before, the user may know better.
+    """
+    sha256, wrong = compare(unchecked, due)
+    if wrong is None:
+        _write_record(path, due, sha256, unchecked)
+        unchecked.replace(path)
+        return
+    if due.seen != "publisher":
         raise IntegrityError(
-            f"{weights.url} gave a file with {wrong}; it was removed. Run the same again, or fetch it in a "
-            f"browser, and put it here: {path}"
+            f"{due.url} gave a file of {wrong}; it was not opened, and is kept as {unchecked}: remove it, or, if you "
+            f"know it to be right, run: {accepting(name, sha256)}"
         )
-    arrived.replace(path)
+    unchecked.unlink()
+    raise IntegrityError(
+        f"{due.url} gave a file of {wrong}; it was removed. Run the same again, or fetch it in a browser, and put it "
+        f"here: {path}"
+    )
 
 
-def _from_hub(path: Path, name: str, weights: Weights) -> None:
-    """By the stock client, with the user's token. Raises HubError, AccessError, IntegrityError."""
+def _from_hub(path: Path, name: str, due: Weights, progress: bool) -> None:
+    """With the user's token, as the hub says that the file is. Raises HubError, AccessError, IntegrityError."""
     from zoo.hub.client import Client, persistent  # lazy: it imports the stock client
     from zoo.hub.guard import remedy_of  # lazy, as above
 
-    endpoint, repository, commit, file = _on_hub(weights.url)
-    client, staging = Client(endpoint), path.parent / ".hub"
+    endpoint, repository, commit, file = _on_hub(due.url)
+    client, login = Client(endpoint), remedy_of(endpoint)
     if client.token is None:
         raise AccessError(
-            f"the weights of {name} are for those who have accepted the terms at {weights.gated}; do so, and then "
-            f"{remedy_of(endpoint)}"
+            f"the weights of {name} are for those who have accepted the terms at {due.gated}; do so, and then {login}"
         )
     with client.session():
         stored = persistent(lambda: client.stored(repository, commit, file))
-        if stored is None:
-            raise IntegrityError(f"{weights.gated} has no {file} any more; look there for the file that replaces it")
-        whole = _as_stored(weights, stored.size, stored.digest)
-        persistent(lambda: client.download(repository, commit, [file], staging, size=stored.size))
-    arrived = next((found.resolve() for found in staging.glob(f"models--*/snapshots/*/{file}")), None)
-    if arrived is None:
-        raise IntegrityError(f"{staging} lacks {file} after it was fetched; remove it, and run the same again")
-    try:
-        _give_its_name(arrived, path, whole)
-    finally:
-        shutil.rmtree(staging)
+    if stored is None:
+        raise IntegrityError(f"{due.gated} has no {file} any more; look there for the file that replaces it")
+    refused = f"accept the terms at {due.gated} as the user whose token this is; to use another one, {login}"
+    whole = _as_stored(due, stored.size, stored.digest)
+    _from_web(path, name, whole, progress, token=client.token, refused=refused)
 
 
 def _as_stored(weights: Weights, size: int, digest: str) -> Weights:
@@ -306,7 +262,7 @@ def add_teacher(
     source = Path(file).expanduser()
     facts = _described(name, source, family, licence, level_of_theory, citation, head)
     folder = weights_folder(name)
-    with _one_line(folder), replacing(folder) as staging:
+    with writing_to_cache(folder), replacing(folder) as staging:
         shutil.copyfile(source, staging / facts.file)
         found = sha256_file(staging / facts.file)
         if sha256 not in (None, found):
@@ -315,12 +271,25 @@ def add_teacher(
         write_json(staging / FACTS, facts)
     try:
         facts = facts.model_copy(update={"elements": _elements(facts, source)})
-        with _one_line(folder):
+        with writing_to_cache(folder):
             write_json(folder / FACTS, facts)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return facts
+
+
+def remove_teacher(name: str) -> Path | None:
+    """Removes a teacher ``own/<engine>`` with the copy of its file, and says what; None where there is none.
+
+    Raises ConfigError.
+    """
+    folder = weights_folder(name)
+    if not is_own(name) or not folder.is_dir():
+        return None
+    with writing_to_cache(folder):
+        shutil.rmtree(folder)
+    return folder
 
 
 def _described(
@@ -364,7 +333,7 @@ def _elements(facts: OwnTeacher, source: Path) -> tuple[str, ...]:
     """The symbols that a file knows, which is opened for that. Raises what loading it does."""
     try:
         potential = load_teacher(facts.name).potential
-    except (MissingPackageError, IntegrityError, ConfigError, WorkerError):
+    except ZooError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from zoo.errors import ConfigError, ZooError
+
+ELSEWHERE = "set ZOO_CACHE to another folder"  # what helps where this one will not do
+
 _BLOCK = 1 << 20
 _replacements = itertools.count()  # a name of its own for each that one process makes
 
@@ -21,6 +25,19 @@ def cache_root() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     root = Path(own) if own else Path(shared or f"{base}/huggingface") / "zoo"
     return root.expanduser()
+
+
+@contextmanager
+def writing_to_cache(folder: Path) -> Iterator[None]:
+    """What keeps this machine from writing to a folder of the cache is a ConfigError, in one line."""
+    try:
+        yield
+    except ZooError:
+        raise  # some are errors of the system, too
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror or error}); make it writable, or {ELSEWHERE}"
+        ) from error
 
 
 @contextmanager

@@ -64,13 +64,13 @@ def check_charge(atoms: Atoms, charge: int | None, title: str) -> None:
         raise DomainError(f"{atoms.symbols} states {problem}, which {title} has no input for; {ANYWAY}")
 
 
-def stated_electrons(atoms: Atoms, charge: int | None) -> str | None:
+def stated_electrons(atoms: Atoms, charge: int | None, *, multiplicity: int = 1) -> str | None:
     """What atoms state of their electrons that is not as in structures of that total charge (e); None where all is.
 
     Looked at are ``info["charge"]`` or ``info["total_charge"]``, else the sum of initial charges, and the multiplicity
-    ``info["spin"]`` or ``info["multiplicity"]``, of which 0 says nothing. Initial magnetic moments do not count: they
-    are a first guess for other programs. Where ``charge`` is None, structures were of any charge, and nothing is looked
-    at.
+    ``info["spin"]`` or ``info["multiplicity"]``, of which 0 says nothing and more than ``multiplicity`` is too much.
+    Initial magnetic moments do not count: they are a first guess for other programs. Where ``charge`` is None,
+    structures were of any charge, and nothing is looked at.
     """
     if charge is None:
         return None
@@ -81,7 +81,7 @@ def stated_electrons(atoms: Atoms, charge: int | None) -> str | None:
     if abs(stated - charge) > _ROUNDING:
         return f"a charge of {stated:+g} e where {charge} e is expected"
     spin = max((_number(atoms.info[key]) for key in SPINS if atoms.info.get(key) is not None), default=0.0)
-    return f"the spin multiplicity {spin:g}" if spin > 1 else None
+    return f"the spin multiplicity {spin:g}" if spin > multiplicity else None
 
 
 def with_help(error: DomainError, atoms: Atoms, lookup: Lookup | None) -> DomainError:

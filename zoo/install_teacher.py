@@ -1,38 +1,45 @@
 """``zoo teachers install``: a virtual environment for a family of teachers, with the versions of its lock.
 
 It is made where it stays, for it cannot be moved, and its stamp is written last: what was killed is made anew. PyTorch
-comes first, with what its build for this machine needs; all else is exactly what the lock says, and nothing more.
+comes first, with what its build for this machine needs; all else is exactly what the lock says, and nothing more. One
+process at a time makes or removes an environment of a family, and none is removed while a teacher answers from it.
 """
 
 import errno
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from zoo.config import write_json
 from zoo.errors import ConfigError, MissingPackageError, UnknownNameError, ZooError
-from zoo.files import alone_in, atomic_write, sha256_file
+from zoo.files import atomic_write, sha256_file
 from zoo.teachers.environments import (
     BOOT,
     INSTALLED,
     STAMP,
     Environment,
     Stamp,
+    Version,
     code_folder,
     environments_root,
     find_environment,
     folders_of,
     lock_path,
+    log_path,
+    pythons_of,
     read_lock,
 )
-from zoo.teachers.families import FAMILIES
+from zoo.teachers.families import FAMILIES, family_of
 
-_OLDEST = (3, 11)
+_ANY: tuple[Version, Version] = ((3, 11), (3, 99))  # of zoo, where a lock does not say
 _FULL = ("no space left on device", "disk quota exceeded")
 _UNREACHABLE = (
     "connection",
@@ -55,51 +62,113 @@ class Source:
 
     find_links: tuple[str, ...] = ()
     index_url: str | None = None
+    torch_index_url: str | None = None  # for PyTorch and what it needs, beside the others
 
     def options(self) -> list[str]:
+        """Of pip, for all packages."""
         links = [word for place in self.find_links for word in ("--find-links", place)]
         if self.index_url is not None:
             return [*links, "--index-url", self.index_url]
         return [*links, "--no-index"] if links else []
 
+    def options_for_torch(self) -> list[str]:
+        """With an index of builds of PyTorch: of the same version pip takes the one that names its build."""
+        if self.torch_index_url is None:
+            return self.options()
+        found = self.options()
+        if "--no-index" in found:
+            return [*found[:-1], "--index-url", self.torch_index_url]
+        return [*found, "--extra-index-url", self.torch_index_url]
+
 
 def install(family: str, *, python: str | None = None, source: Source | None = None, tell: Tell = print) -> Path:
     """The folder of a family's environment, made where it is not there; ``tell`` is given each line of progress.
 
-    ``python`` is the Python 3.11 or newer that it is made with, by default this one. Raises UnknownNameError,
-    ConfigError for a Python that cannot, and for a cache that cannot be written to or is full, MissingPackageError
-    where a package cannot be had.
+    ``python`` makes it, by default this one. Raises UnknownNameError, ConfigError for a Python that cannot or that the
+    lock is not for, for a cache that cannot be written to or is full, and for an environment that another machine has
+    made, MissingPackageError where a package cannot be had.
     """
     path, found = lock_path(_known(family)), find_environment(family)
     if found.state == "made":
-        tell(f"{family} has its environment already, in {found.folder}")
+        tell(f"{family} has its environment already")
         return found.folder
+    _check_own(found)
     base = python or sys.executable
-    told = _version_of(base)
-    root = environments_root()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with alone_in(root):
-            found = find_environment(family)  # another process may have made it meanwhile
-            if found.state != "made":
-                _make(found, base, told, path, source or Source(), tell)
-    except OSError as error:
-        raise _of_system(error, root) from error
+    told = _version_of(base, family, pythons_of(path) or _ANY)
+    with _alone(family, tell) as log:
+        found = find_environment(family)  # another process may have made it meanwhile
+        _check_own(found)
+        if found.state != "made":
+            _make(found, base, told, path, source or Source(), log, tell)
     return found.folder
 
 
-def remove(family: str) -> list[Path]:
-    """Removes the environments of a family, of earlier locks too, and says which. Raises UnknownNameError."""
-    found = folders_of(_known(family))
-    try:
+def remove(family: str, *, tell: Tell = print) -> list[Path]:
+    """Removes the environments of a family, of earlier locks too, and says which.
+
+    Raises UnknownNameError, ConfigError while a teacher answers from one.
+    """
+    if not folders_of(_known(family)):
+        return []
+    with _alone(family, tell):
+        found = folders_of(family)
         for folder in found:
+            _retire(folder, family)
             shutil.rmtree(folder)
-    except OSError as error:
-        raise _of_system(error, environments_root()) from error
     return found
 
 
+@contextmanager
+def _alone(family: str, tell: Tell) -> Iterator[TextIO]:
+    """The log of a family, which one process holds at a time. Raises ConfigError where the cache takes nothing."""
+    root = environments_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with log_path(family).open("a", encoding="utf-8") as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell(f"another process is at the environment of {family}; waiting for it, which writes {log.name}")
+                fcntl.flock(log, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                pass
+            yield log
+    except ZooError:
+        raise
+    except OSError as error:
+        raise _of_system(error, root) from error
+
+
+def _retire(folder: Path, family: str) -> None:
+    """Takes the stamp away: what is half removed is not taken for whole. Raises ConfigError while it is used."""
+    with suppress(FileNotFoundError), (folder / STAMP).open("r+b") as stamp:
+        try:
+            fcntl.flock(stamp, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"a teacher answers from {folder}; wait until what asks it has ended, or end that, and run: "
+                f"zoo teachers remove {family}"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        (folder / STAMP).unlink()
+
+
+def _check_own(place: Environment) -> None:
+    """Raises ConfigError for an environment whose Python is not on this machine, and may be on others."""
+    if place.state == "no python":
+        raise ConfigError(
+            f"{place.folder} was made with {os.path.realpath(place.python)}, which is not on this machine; work where "
+            f"it is, set ZOO_CACHE to a folder of this machine, or, where nobody needs it, run: zoo teachers remove "
+            f"{place.family}, and install it again"
+        )
+
+
 def _known(family: str) -> str:
+    """Raises UnknownNameError for what is no family with packages."""
+    of = family_of(family)
+    if of is not None:
+        raise UnknownNameError(f"{family} is a teacher, expected the family that serves it: {of.key}")
     if family not in FAMILIES:
         raise UnknownNameError(f"no family of teachers is called {family!r}; known are {', '.join(FAMILIES)}")
     if not FAMILIES[family].imports:
@@ -107,9 +176,10 @@ def _known(family: str) -> str:
     return family
 
 
-def _version_of(python: str) -> str:
-    """Of a Python that can make environments. Raises ConfigError."""
-    remedy = "give another with --python, such as --python /usr/bin/python3.11 (Debian: apt install python3-venv)"
+def _version_of(python: str, family: str, able: tuple[Version, Version]) -> str:
+    """Of a Python that can make environments, from the oldest to the newest that will do. Raises ConfigError."""
+    oldest, newest = (".".join(map(str, version)) for version in able)
+    remedy = f"give another with --python, such as --python python{oldest} (Debian: apt install python3-venv)"
     try:
         asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, text=True, check=True)
         version: tuple[int, ...] = tuple(json.loads(asked.stdout))
@@ -119,21 +189,21 @@ def _version_of(python: str) -> str:
             f"{python} cannot make an environment ({reason.splitlines()[-1] if reason else error}); {remedy}"
         ) from error
     text = ".".join(map(str, version))
-    if version < _OLDEST:
-        raise ConfigError(f"{python} is Python {text}, expected {'.'.join(map(str, _OLDEST))} or newer; {remedy}")
+    if not able[0] <= version[:2] <= able[1]:
+        expected = f"{oldest} or newer" if able == _ANY else f"{oldest} to {newest}, which the lock of {family} is for"
+        raise ConfigError(f"{python} is Python {text}, expected {expected}; {remedy}")
     return text
 
 
-def _make(place: Environment, base: str, version: str, lock: Path, source: Source, tell: Tell) -> None:
+def _make(place: Environment, base: str, version: str, lock: Path, source: Source, log: TextIO, tell: Tell) -> None:
     """Raises ConfigError, MissingPackageError, OSError; what is half made is removed, and the log stays."""
     if place.folder.exists():
         tell(f"{place.folder} was left half made; it is made anew")
         shutil.rmtree(place.folder)
-    log = environments_root() / f"{place.family}.log"
-    tell(f"making {place.folder} with Python {version}; what pip says is also in {log}")
+    log.truncate(0)
+    tell(f"making {place.folder} with Python {version}; what pip says is also in {log.name}")
     try:
-        with log.open("w", encoding="utf-8") as stream:
-            _fill(_Steps(place, stream, log, tell), base, lock, source)
+        _fill(_Steps(place, log, tell), base, lock, source)
     except (ZooError, OSError):
         shutil.rmtree(place.folder, ignore_errors=True)
         raise
@@ -144,11 +214,11 @@ def _fill(steps: "_Steps", base: str, lock: Path, source: Source) -> None:
     place = steps.place
     steps.run([base, "-I", "-m", "venv", str(place.folder)])
     pip = [str(place.python), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    install = [*pip, "install", *source.options()]
+    install = [*pip, "install"]
     pins = read_lock(lock)
     if "torch" in pins:
-        steps.run([*install, "-c", str(lock), f"torch=={pins['torch'].version}"])
-    steps.run([*install, "--no-deps", "-r", str(lock)])
+        steps.run([*install, *source.options_for_torch(), "-c", str(lock), f"torch=={pins['torch'].version}"])
+    steps.run([*install, *source.options(), "--no-deps", "-r", str(lock)])
     code = BOOT + "import zoo.teachers.worker\n" if "torch" in pins else ""
     code += "".join(f"import {module}\n" for module in FAMILIES[place.family].imports)
     steps.run([str(place.python), "-I", "-c", code, code_folder()])
@@ -161,8 +231,7 @@ class _Steps:
     """Commands that make an environment, what they say told and written down."""
 
     place: Environment
-    stream: TextIO
-    log: Path
+    log: TextIO
     tell: Tell
 
     def run(self, command: Sequence[str]) -> None:
@@ -172,7 +241,7 @@ class _Steps:
             assert process.stdout is not None
             for line in process.stdout:
                 said.append(line.rstrip())
-                self.stream.write(line)
+                self.log.write(line)
                 self.tell(line.rstrip())
         if process.returncode != 0:
             raise self._error(said)
@@ -181,7 +250,7 @@ class _Steps:
         errors = [line for line in said if line.startswith("ERROR:")]
         last = (errors or [line for line in said if line.strip()] or ["it says nothing"])[-1]
         reason, text = last.removeprefix("ERROR:").strip()[:_SHOWN], "\n".join(said).lower()
-        failed = f"the environment of {self.place.family} could not be made ({reason}; all of it is in {self.log})"
+        failed = f"the environment of {self.place.family} could not be made ({reason}; all of it is in {self.log.name})"
         again = f"zoo teachers install {self.place.family}"
         if any(words in text for words in _FULL):
             return ConfigError(f"{failed}; make room there, or set ZOO_CACHE to a folder with room, and run: {again}")

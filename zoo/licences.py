@@ -22,10 +22,15 @@ class Terms:
 
     spdx: str
     name: str
-    url: str  # of its text
+    url: str  # of the page that describes it
     commercial: bool  # whether it allows commercial use at all
     followed_by: tuple[str, ...]  # SPDX: those that a student may have
-    repeated: bool = False  # whoever passes on what came of it must pass on its text
+    text: str | None = None  # address of its words, where whoever passes on what came of it must pass them on
+
+    @property
+    def repeated(self) -> bool:
+        """Whether its words must be passed on."""
+        return self.text is not None
 
     @property
     def label(self) -> str:
@@ -104,6 +109,14 @@ TERMS = {
             commercial=True,
             followed_by=("LGPL-3.0-or-later", "CC0-1.0", "MIT", *_BSD),
         ),
+        # Of ASE, whose calculators may teach: a student holds as little of them as of tblite.
+        Terms(
+            "LGPL-2.1-or-later",
+            "GNU Lesser General Public License 2.1 or later",
+            "https://spdx.org/licenses/LGPL-2.1-or-later.html",
+            commercial=True,
+            followed_by=("LGPL-2.1-or-later", "LGPL-3.0-or-later", "CC0-1.0", "MIT", *_BSD),
+        ),
         Terms(
             "CC-BY-4.0",
             "Creative Commons Attribution 4.0",
@@ -135,18 +148,20 @@ TERMS = {
         Terms(  # MACE-OFF; section 2b: what is derived from it is under it as a whole; 13a: no commercial use
             "LicenseRef-ASL",
             "Academic Software License",
-            "https://github.com/gabor1/ASL/blob/main/ASL.md",
+            "https://github.com/gabor1/ASL/blob/52733adb881efea63e0a63c5b8534faf95db475b/ASL.md",
             commercial=False,
             followed_by=("LicenseRef-ASL",),
-            repeated=True,
+            text="https://raw.githubusercontent.com/ACEsuit/mace-off/91a78c5a9c300d1104700d9352c8bfe449227737/LICENSE.md",
         ),
-        Terms(  # UMA; section 1b: derivative works only under it, with a copy of it; its use policy forbids some uses
+        # UMA and eSEN; section 1b: derivative works only under it, with a copy of it. The page shows licence and policy
+        # to all, while the file LICENSE there, of the licence alone, is for those who have accepted them.
+        Terms(
             "LicenseRef-FAIR-Chemistry-v1",
-            "FAIR Chemistry License v1",
-            "https://huggingface.co/facebook/OMol25/blob/main/LICENSE",
+            "FAIR Chemistry License v1 with its Acceptable Use Policy",
+            "https://huggingface.co/facebook/UMA",
             commercial=True,
             followed_by=("LicenseRef-FAIR-Chemistry-v1",),
-            repeated=True,
+            text="https://huggingface.co/facebook/UMA/resolve/main/LICENSE",
         ),
     )
 }

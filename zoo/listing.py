@@ -53,6 +53,7 @@ _KEYS = (
     "source",
     "size",
     "digest",
+    "digest_seen",
     "gated",
     "folder",
     "missing",
@@ -133,7 +134,8 @@ def _of_a_teacher(entry: Entry) -> Row:
         return {}
     row: Row = {"missing": why_not(entry.name), "install": _install(family)}
     if (weights := weights_of(entry.name)) is not None:
-        row |= {"source": weights.url, "size": weights.size, "digest": weights.digest, "gated": weights.gated}
+        row |= {"source": weights.url, "size": weights.size, "gated": weights.gated}
+        row |= {"digest": weights.digest, "digest_seen": weights.seen if weights.digest else None}
     return row | (_converted(entry.name) if needs_converting(entry.name) and not row["missing"] else {})
 
 

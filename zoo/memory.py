@@ -1,4 +1,4 @@
-"""How much memory is free, and what it looks like when there is none left."""
+"""How much memory is free, how much is kept for gradients, and what it looks like when there is none left."""
 
 import os
 import resource
@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from zoo.errors import StructureError
 
@@ -32,6 +33,38 @@ def until_out_of_memory() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+
+
+class Kept:
+    """Counts the bytes of tensors that are kept for gradients, but for weights; each but once."""
+
+    def __init__(self, module: nn.Module, atoms: int, edges: int) -> None:
+        self._atoms, self._edges = atoms, edges
+        self._weights = {_address(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        self._sizes: dict[int, tuple[int, bool]] = {}  # address -> bytes, and whether they are of atoms
+        self._elsewhere = (0, 0)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Keeps a tensor as it is."""
+        of_atoms = tensor.dim() > 0 and tensor.shape[0] == self._atoms != self._edges
+        try:
+            place, size = _address(tensor), tensor.untyped_storage().nbytes()
+        except RuntimeError:  # of forward mode, which has no memory of its own to be told apart by
+            place, size = -1 - len(self._sizes), tensor.numel() * tensor.element_size()
+        if place not in self._weights:
+            self._sizes[place] = size, of_atoms
+        return tensor
+
+    def add_elsewhere(self, of_atoms: int, of_edges: int) -> None:
+        """What another process has counted."""
+        self._elsewhere = self._elsewhere[0] + of_atoms, self._elsewhere[1] + of_edges
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of what has a row for each atom, and of the rest, which is shared among edges."""
+        of_atoms = sum(size for size, atomic in self._sizes.values() if atomic)
+        of_edges = sum(size for size, atomic in self._sizes.values() if not atomic)
+        return of_atoms + self._elsewhere[0], of_edges + self._elsewhere[1]
 
 
 def free_memory(device: torch.device) -> int:
@@ -101,3 +134,7 @@ def _number_after(word: str, path: Path) -> int:
         if first == word:
             return int(rest.split()[0])
     raise ValueError(f"no line {word} in {path}")
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -16,6 +16,7 @@ from ase import Atoms
 from tqdm import tqdm
 
 import zoo
+from zoo.acceptance import text_to_repeat
 from zoo.artifact import (
     ArtifactConfig,
     DataSource,
@@ -35,6 +36,7 @@ from zoo.data.subsets import data_terms
 from zoo.errors import ConfigError
 from zoo.evaluate.report import Report, listed
 from zoo.hub.card_lint import lint_card
+from zoo.licences import Source
 from zoo.neighbors import build_graph
 from zoo.potential import Prediction
 from zoo.publish import publish
@@ -242,6 +244,7 @@ def _steps_taken(folder: Path) -> int:
 
 
 def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher, steps: int) -> Lineage:
+    data = data_terms(recipe)
     return Lineage(
         recipe_sha256=recipe.digest,
         structures_sha256=lock.structures_sha256,
@@ -249,8 +252,8 @@ def _lineage(recipe: Recipe, lock: Lock, teacher: Teacher, steps: int) -> Lineag
         teacher=teacher.name,
         teacher_weights_sha256=teacher.weights_sha256,
         teacher_licence_weights=teacher.licence_weights,
-        teacher_terms=teacher.terms,
-        data=tuple(DataSource(name=one.name, licence=one.licence) for one in data_terms(recipe)),
+        teacher_terms=text_to_repeat([Source("teacher", teacher.name, teacher.licence_weights), *data]),
+        data=tuple(DataSource(name=one.name, licence=one.licence) for one in data),
         level_of_theory=teacher.level_of_theory if recipe.distils else _level_of_data(recipe),
         seed=recipe.seed,
         steps=steps,

@@ -12,13 +12,11 @@ from typing import Generic, Literal, TypeVar
 
 import torch
 from ase import Atoms
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from zoo.calculator import check_finite
 from zoo.errors import CapabilityError, DivergedError, OutOfMemoryError, StructureError
 from zoo.graph import Graph, collate
-from zoo.memory import free_memory, is_out_of_memory, until_out_of_memory
+from zoo.memory import Kept, free_memory, is_out_of_memory, until_out_of_memory
 from zoo.potential import Potential, Prediction, given
 
 Task = Literal["forces", "Hessian products"]
@@ -128,7 +126,7 @@ class Packer(Generic[AnItem, Answer]):
             return False
         need = self.needs[self.task].of(atoms, edges)
         if self._free is None or need > _TIGHT * self._free:
-            self._free = free_memory(self.potential.device)
+            self._free = self.potential.free_memory()
         return need <= SHARE * self._free
 
     def _run(self, batch: list[AnItem]) -> list[Answer]:
@@ -167,19 +165,17 @@ class Packer(Generic[AnItem, Answer]):
         atoms, edges = _size(batch)
         if edges == 0 or atoms + edges > self._most:
             return self._run(batch)
-        kept = _Kept(self.potential, atoms, edges)
-        with saved_tensors_hooks(kept.add, _same):
+        kept = Kept(self.potential, atoms, edges)
+        with self.potential.counting(kept):
             if self.task == "forces" and (self.compiled or not self.potential.traits.conservative):
                 self._keep_all(batch)
             found = self._run(batch)
-        self.needs[self.task] = kept.need
+        of_atoms, of_edges = kept.sizes
+        self.needs[self.task] = Need(_IN_ALL * of_atoms / atoms, _IN_ALL * of_edges / edges)
         return found
 
     def _keep_all(self, batch: list[AnItem]) -> None:
-        """A pass that keeps what gradients are made of, where the one that is run does not, and takes less.
-
-        What answers from another process keeps nothing here, and refuses.
-        """
+        """A pass that keeps what gradients are made of, where the one that is run does not, and takes less."""
         graph = collate([one.graph for one in batch]).to(self.potential.device, self.potential.dtype)
         with until_out_of_memory(), suppress(CapabilityError):
             self.potential.predict(graph, create_graph=not self.potential.traits.conservative)
@@ -192,33 +188,6 @@ class Packer(Generic[AnItem, Answer]):
             f"{one.where}no memory for {self.task} of {one.atoms.symbols} ({size}) in {dtype} on {place}, "
             f"where {_told_free(place)}; take {other}a machine with more memory"
         )
-
-
-class _Kept:
-    """Counts the bytes of tensors that are kept for gradients, but for weights; each but once."""
-
-    def __init__(self, potential: Potential, atoms: int, edges: int) -> None:
-        self._atoms, self._edges = atoms, edges
-        self._weights = {_address(tensor) for tensor in (*potential.parameters(), *potential.buffers())}
-        self._sizes: dict[int, tuple[int, bool]] = {}  # address -> bytes, and whether they are of atoms
-
-    def add(self, tensor: Tensor) -> Tensor:
-        """Keeps a tensor as it is."""
-        of_atoms = tensor.dim() > 0 and tensor.shape[0] == self._atoms != self._edges
-        try:
-            place, size = _address(tensor), tensor.untyped_storage().nbytes()
-        except RuntimeError:  # of forward mode, which has no memory of its own to be told apart by
-            place, size = -1 - len(self._sizes), tensor.numel() * tensor.element_size()
-        if place not in self._weights:
-            self._sizes[place] = size, of_atoms
-        return tensor
-
-    @property
-    def need(self) -> Need:
-        """With what a pass takes beside. What has not a row for each atom is shared among edges."""
-        atoms = sum(size for size, of_atoms in self._sizes.values() if of_atoms)
-        edges = sum(size for size, of_atoms in self._sizes.values() if not of_atoms)
-        return Need(_IN_ALL * atoms / self._atoms, _IN_ALL * edges / self._edges)
 
 
 def divided(whole: Prediction, batch: Sequence[Item], *, energies: bool) -> list[Prediction]:
@@ -260,11 +229,3 @@ def _size(batch: Sequence[Item]) -> tuple[int, int]:
 
 def _told_free(device: torch.device) -> str:
     return f"{free_memory(device) / _GIB:.1f} GiB are free"
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

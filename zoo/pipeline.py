@@ -16,6 +16,7 @@ import torch
 from ase import Atoms
 from tqdm import tqdm
 
+from zoo.acceptance import text_to_repeat
 from zoo.artifact import DTYPES
 from zoo.calculator import ZooCalculator
 from zoo.config import canonical_json, digest, read_json
@@ -34,7 +35,7 @@ from zoo.data.structures import (
 )
 from zoo.data.subsets import check_subsets, choose, data_sha256, data_terms, known_digests, subset_frames
 from zoo.distill.examples import make_examples
-from zoo.distill.label import check_teacher, label_plan, label_structures, take_over_step
+from zoo.distill.label import check_electrons, check_teacher, label_plan, label_structures, take_over_step
 from zoo.distill.loss import Example
 from zoo.distill.rounds import Exploration, Explored, Finder, Found, is_whole, read_found, train_in_rounds
 from zoo.distill.task import Task, needs_teacher
@@ -140,6 +141,7 @@ def make_labels(run: Run) -> Path:
     recipe, folder = run.recipe, run.folder / "labels"
     sources = [*teacher_terms(recipe.teacher.name, run.handed), *data_terms(recipe)]
     check_terms(recipe.name, recipe.licence, sources)
+    text_to_repeat(sources)  # fails now, not when hours were spent
     for told in unstated(sources).values():
         warnings.warn(told, ZooWarning, stacklevel=2)
     own = _own_digest(run)
@@ -149,8 +151,11 @@ def make_labels(run: Run) -> Path:
         return folder
     check_teacher(recipe, run.teacher)
     take_over_step(run.teacher, run.label_folders)
-    for split in recipe.labelled:
-        frames = read_structures(run, split)
+    found = {split: read_structures(run, split) for split in recipe.labelled}
+    if recipe.distils:
+        for frames in found.values():  # all, before hours are spent on the first
+            check_electrons(frames, run.teacher)
+    for split, frames in found.items():
         plan = run.workers.by_main(partial(_label_plan, run, frames))
         labels = label_structures(
             folder / split,
@@ -159,6 +164,7 @@ def make_labels(run: Run) -> Path:
             plan,
             forward_mode=recipe.labels.forward_mode,
             workers=run.workers,
+            compared=not recipe.distils,
         )
         _tell_errors(run, split, labels)
     if recipe.exploration is None:  # else the lock is of all labels, which are complete after the last round

@@ -1,11 +1,13 @@
 """What an energy can be asked, once an architecture has said what each atom contributes to it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from zoo.derivatives import (
     Side,
@@ -19,6 +21,7 @@ from zoo.derivatives import (
 )
 from zoo.errors import CapabilityError
 from zoo.graph import Graph
+from zoo.memory import Kept, free_memory
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Traits:
     stress: bool = True  # it gives the stress of a crystal; without, it is NaN
     atomic_energies: bool = True  # the energies of its atoms are its own, not a share of the whole
     features: int = 0  # channels of the node features that it gives
+    open_shells: bool = False  # of an odd number of electrons it is told that one is unpaired
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class AtomOutputs:
     energies: Tensor  # (atoms,) eV, without the references of the elements
     features: Tensor | None = None  # (atoms, features) the last node features, the same after a rotation
     forces: Tensor | None = None  # (atoms, 3) eV/Å, of an architecture that predicts them directly
+    stress: Tensor | None = None  # (structures, 3, 3) eV/Å³, ASE's sign, of one that predicts it beside its forces
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,14 @@ class Potential(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def counting(self, kept: Kept) -> AbstractContextManager[None]:
+        """Counts what is kept for gradients meanwhile, wherever that is."""
+        return saved_tensors_hooks(kept.add, lambda tensor: tensor)
+
+    def free_memory(self) -> int:
+        """Bytes that it may still take."""
+        return free_memory(self.device)
 
     def predict(
         self,
@@ -282,7 +295,13 @@ class Potential(nn.Module):
         """Forces and stress, from the gradient of the energy or from the outputs."""
         if outputs.forces is None:
             return forces_and_stress(energy, graph, positions, strain, create_graph=create_graph)
-        return outputs.forces, None if strain is None else torch.full_like(graph.cells, torch.nan)
+        if strain is None:
+            return outputs.forces, None
+        nothing = torch.full_like(graph.cells, torch.nan)
+        if outputs.stress is None:
+            return outputs.forces, nothing
+        solid = graph.periodic.all(dim=1)  # (structures,)
+        return outputs.forces, torch.where(solid[:, None, None], outputs.stress, nothing)
 
     def _slope(
         self, outputs: AtomOutputs, energy: Tensor, force: Tensor, positions: Tensor, *, create_graph: bool

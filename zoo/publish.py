@@ -141,7 +141,7 @@ def check_licence(config: ArtifactConfig) -> None:
     if silent:
         raise LicenceError(
             f"{silent[0]} is under {silent[0].licence}, whose text must be passed on; "
-            "config.json has no teacher_terms, make the model folder again with a teacher that gives its terms"
+            "config.json has no teacher_terms, make the model folder again with zoo distill"
         )
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ase.formula import Formula
 
+from zoo.acceptance import text_to_repeat
 from zoo.config import Document, Place, load_yaml, parse
 from zoo.data.sources import get_file, get_source
 from zoo.data.structures import perfect_crystal
 from zoo.data.subsets import data_terms
-from zoo.errors import UnknownNameError, ZooError, ZooWarning
+from zoo.errors import LicenceError, UnknownNameError, ZooError, ZooWarning
 from zoo.licences import check_terms, unstated
 from zoo.naming import is_engine_name
 from zoo.neighbors import build_graph
@@ -27,7 +28,8 @@ def check_recipe(name_or_path: str | Path) -> list[str]:
     """All that is wrong with a recipe, a line of text each: with its file and, where it has one, the line there.
 
     What goes beyond the schema is looked at where the schema has nothing to say. Warns where nobody has stated the
-    terms of a data set, and where what is known of a teacher of one's own is not enough to check all.
+    terms of a data set, where the text of a licence that must be passed on is not here, and where what is known of a
+    teacher of one's own is not enough to check all.
     """
     try:
         return check_recipe_file(recipe_path(name_or_path))
@@ -114,6 +116,11 @@ def _licence_complaints(recipe: Recipe) -> Iterator[Complaint]:
         check_terms(recipe.name, recipe.licence, terms)
     except ZooError as error:
         yield ("licence",), str(error)
+        return
+    try:
+        text_to_repeat(terms)
+    except LicenceError as error:  # nothing is wrong with the recipe
+        warnings.warn(str(error), ZooWarning, stacklevel=2)
 
 
 def _element_complaints(recipe: Recipe, facts: TeacherFacts | None) -> Iterator[Complaint]:

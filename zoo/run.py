@@ -1,5 +1,7 @@
 """The folder in which a recipe is carried out, and what is known of its stages."""
 
+import copy
+import dataclasses
 import fcntl
 import os
 import shutil
@@ -96,11 +98,11 @@ class Run:
 
     @cached_property
     def teacher(self) -> Teacher:
-        """The teacher, loaded when first asked for: a run that is done needs none."""
+        """The teacher, loaded when first asked for: a run that is done needs none. One handed over is copied."""
         section, lock = self.recipe.teacher, self.recipe.lock
         if self.handed is not None:
-            teacher = self.handed
-            teacher.potential.to(DTYPES[section.dtype])
+            potential = copy.deepcopy(self.handed.potential).to(DTYPES[section.dtype])
+            teacher = dataclasses.replace(self.handed, potential=potential)
         else:
             teacher = load_teacher(section.name, dtype=DTYPES[section.dtype])
         if lock is not None and lock.teacher_weights_sha256 != teacher.weights_sha256:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ase.data import chemical_symbols
 
-from zoo.hub.catalogue import entries
+from zoo.hub.catalogue import Entry, entries
 from zoo.licences import Source
 from zoo.potential import Traits
 from zoo.teachers import Teacher, absent, is_own, own_teacher, stated_traits
@@ -43,12 +43,18 @@ def teacher_terms(name: str, teacher: Teacher | None = None) -> list[Source]:
 
 
 def why_not(name: str) -> str | None:
-    """Why a teacher cannot be run here, what helps first, and which one can teach the same subset meanwhile."""
+    """Why a teacher cannot be run here, what helps first, and which one can teach the same subset meanwhile.
+
+    That one has a level of theory and a licence of its own, which are said.
+    """
     why, other = absent(name), _stand_in(name)
-    return why if why is None or other is None else f"{why}; meanwhile {other} can teach the same subset"
+    if why is None or other is None:
+        return why
+    facts = f"{other.level_of_theory}; {other.licence_weights}"
+    return f"{why}; meanwhile {other.name} ({facts}) can teach the same subset"
 
 
-def _stand_in(name: str) -> str | None:
+def _stand_in(name: str) -> Entry | None:
     """Of the catalogue's teachers the first that is here and knows the same elements and kind of structures."""
     entry = entries().get(name)
     if entry is None or entry.periodic is None:
@@ -56,7 +62,7 @@ def _stand_in(name: str) -> str | None:
     for other in entries().values():
         same = other.status == "package" and other.periodic == entry.periodic
         if same and set(entry.elements) <= set(other.elements) and absent(other.name) is None:
-            return other.name
+            return other
     return None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.hub.catalogue import entries
 from zoo.licences import is_commercial
-from zoo.teachers import FAMILIES, Family, absent, own_teachers, weights_of
+from zoo.teachers import FAMILIES, Family, absent, next_step, own_teachers, weights_of
 from zoo.teachers.clashes import Clash, clashes, packages_of
 from zoo.teachers.environments import find_environment, locked
 from zoo.teachers.weights import copies
@@ -17,7 +17,9 @@ _WEIGHTS = ("here", "with the package", "computed", "to fetch", "to convert", "g
 _ENVIRONMENTS = {
     "none": "no environment",
     "made": "an environment of its own",
+    "being made": "an environment that is being made",
     "broken": "an environment that is not whole",
+    "no python": "an environment whose Python is not on this machine",
     "outdated": "an environment of an earlier zoo",
 }
 _HELP = (
@@ -75,15 +77,13 @@ def _teacher_row(name: str, family: Family) -> Row:
 
 
 def _own_row(name: str, family: str, licence: str) -> Row:
-    missing = absent(name)
-    gone = missing is not None and "is gone" in missing
     return {
         "name": name,
         "family": family,
-        "weights": "gone" if gone else "here",
+        "weights": "gone" if next_step(name) == "add" else "here",
         "licence": licence,
         "commercial": is_commercial(licence),
-        "missing": missing,
+        "missing": absent(name),
     }
 
 
@@ -115,7 +115,7 @@ def _standing(row: Row) -> str:
     parts += [f"{', '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} not here"] * bool(lacking)
     if row["environment"] is not None:
         parts.append(_ENVIRONMENTS[row["environment"]])
-    if not row["importable"] and row["environment"] not in (None, "made"):
+    if not row["importable"] and row["environment"] not in (None, "made", "being made"):
         parts.append(f"run: zoo teachers install {row['family']}")
     return "; ".join(parts)
 

@@ -22,6 +22,7 @@ from zoo.memory import until_out_of_memory
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
 from zoo.students import PaiNNConfig
+from zoo.teachers.remote import RemotePotential
 
 _OWN_CALCULATORS = {"sevennet-0/teacher": "7net-0", "sevennet-l3i5/teacher": "7net-l3i5"}  # teacher -> peer
 
@@ -89,6 +90,7 @@ def bench(
             absent=tuple(one for one in found if isinstance(one, Absent)),
             limits=limits,
             rooflines=tuple(_rooflines(rows, scenes(base, chosen.atoms), fast, limits)),
+            apart=tuple(one.name for one in found if isinstance(one, Runner) and one.apart),
         )
 
 
@@ -112,7 +114,8 @@ def _compared(
     for name in dict.fromkeys(against):
         if name not in ("none", "peers", teacher, *peer_names()):
             yield loaded_runner(name, "other", **options)
-    size = engine.potential.config if isinstance(engine.potential.config, PaiNNConfig) else None
+    config = getattr(engine.potential, "config", None)  # which a teacher does not have
+    size = config if isinstance(config, PaiNNConfig) else None
     elements = tuple(sorted({symbol for atoms in base for symbol in atoms.get_chemical_symbols()}))
     wanted = Wanted(size, elements, options["dtype"], str(resolve_device(options["device"])))
     yield from (peer_runner(name, wanted) for name in peers)
@@ -120,12 +123,15 @@ def _compared(
 
 def _description(potential: Potential) -> str:
     count = count_parameters(potential)
-    return f"{type(potential).__name__}, {count:,} parameters, cutoff {potential.cutoff:g} Å"
+    told = f", {count:,} parameters" if count else ""
+    return f"{type(potential).__name__}{told}, cutoff {potential.cutoff:g} Å"
 
 
 def _rooflines(rows: Sequence[Row], sizes: Sequence[Atoms], engine: Engine, limits: Limits) -> list[Roofline]:
     """Of the engine's own rows, the potential alone; none where there is not the memory to count."""
     potential, found = engine.potential, []
+    if isinstance(potential, RemotePotential):  # whose operations are another process's
+        return []
     structures = {len(atoms): atoms for atoms in sizes}
     for row in rows:
         if row.way == "potential" and row.kind == "own" and row.timing is not None:

@@ -48,6 +48,7 @@ class Report:
     absent: tuple[Absent, ...]
     limits: Limits
     rooflines: tuple[Roofline, ...]
+    apart: tuple[str, ...] = ()  # what answers from a process of its own
 
     @property
     def timed(self) -> bool:
@@ -111,7 +112,10 @@ def text(report: Report, width: int) -> str:
                 console.print(f"\n{title}", highlight=False)
                 console.print(_table(way, chosen))
         absent = (f"{one.name} is not measured: {one.reason}" for one in report.absent)
-        for sentence in (*notes(lines), *absent, *_roofline_lines(report)):
+        apart = (
+            f"{name} answers from a process of its own, to which its times include the way" for name in report.apart
+        )
+        for sentence in (*notes(lines), *absent, *apart, *_roofline_lines(report)):
             console.print(sentence, highlight=False, markup=False)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 

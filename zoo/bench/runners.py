@@ -17,6 +17,7 @@ from zoo.evaluate.speed import Call
 from zoo.load import load
 from zoo.neighbors import SkinList, build_graph
 from zoo.potential import Prediction, given
+from zoo.teachers.remote import RemotePotential
 
 Way = Literal["ase", "potential", "batch"]
 Kind = Literal["own", "teacher", "other", "peer"]
@@ -35,6 +36,7 @@ class Runner:
     name: str
     kind: Kind
     ways: Mapping[Way, Ask]
+    apart: bool = False  # it answers from a process of its own
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def engine_runner(engine: Engine, name: str, kind: Kind) -> Runner:
     ways: dict[Way, Ask] = {"potential": _alone(engine), "batch": _batch(engine)}
     if engine.potential.traits.energies:  # which ASE asks for
         ways = {"ase": ask_calculator(engine.calculator()), **ways}
-    return Runner(name, kind, ways)
+    return Runner(name, kind, ways, isinstance(engine.potential, RemotePotential))
 
 
 def new_list_runner(engine: Engine) -> Runner:

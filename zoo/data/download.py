@@ -38,6 +38,15 @@ _BROWSER = f"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/14
 _AGAIN = "what came is kept: run the same again"
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What a user is told to do."""
+
+    place: Path  # of a copy that was fetched by hand
+    elsewhere: str = "choose another folder with --to"
+    refused: str | None = None  # where a server refuses, if a copy by hand would not help
+
+
 def download(
     urls: Sequence[str],
     to: Path,
@@ -47,18 +56,21 @@ def download(
     progress: bool = True,
     browser: bool = False,
     name: str = "NAME",
+    advice: Advice | None = None,
+    token: str | None = None,
 ) -> Path:
     """The file at the first of ``urls`` that gives it, as ``to``, with this size and digest where they are given.
 
     A part that an earlier call left is gone on with, if the server still has the same file, and is not given up for an
-    address that would begin anew. ``name`` is what ``zoo data fetch`` calls the file, for messages. Raises HubError and
-    AccessError where no server gives it, IntegrityError where what they give is another file, ConfigError where there
-    is no room or another process fetches it.
+    address that would begin anew. ``name`` is what ``zoo data fetch`` calls the file; ``advice`` is for messages about
+    files that something else fetches. A token is for the host of the address alone, wherever that leads. Raises
+    HubError and AccessError where no server gives it, IntegrityError where what they give is another file, ConfigError
+    where there is no room or another process fetches it.
     """
-    job = _Job(to, size, digest, progress, _BROWSER if browser else _AGENT, name)
+    job = _Job(to, size, digest, progress, _BROWSER if browser else _AGENT, name, advice or Advice(to), token)
     to.parent.mkdir(parents=True, exist_ok=True)
-    with _claimed(to) as part:
-        _check_room(part, size)
+    with _claimed(job) as part:
+        _check_room(part, size, job)
         _from_any(part, urls, job)
         if digest is not None and digest.seen != "publisher":
             check_digest(part.path, digest, progress=progress, name=name)
@@ -102,6 +114,8 @@ class _Job:
     progress: bool
     agent: str
     name: str
+    advice: Advice
+    token: str | None
 
 
 class _CutError(HubError):
@@ -183,14 +197,15 @@ class _Part:
 
 
 @contextmanager
-def _claimed(to: Path) -> Iterator[_Part]:
+def _claimed(job: _Job) -> Iterator[_Part]:
     """The part of a file, which no other process writes to. Raises ConfigError where one does."""
+    to = job.to
     path = to.with_name(f"{to.name}.part")
     with path.open("ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"another process fetches {to}; wait for it, or choose another folder") from error
+            raise ConfigError(f"another process fetches {to}; wait for it, or {job.advice.elsewhere}") from error
         except OSError:  # a file system without locks
             pass
         if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
@@ -260,6 +275,8 @@ def _try_once(part: _Part, url: str, job: _Job) -> None:
     if not offset:
         _check_kept(part, url, job)
     headers = {"User-Agent": job.agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+    if job.token is not None:
+        headers["Authorization"] = f"Bearer {job.token}"
     if offset:
         headers["Range"] = f"bytes={offset}-"
         if part.origin is not None and part.origin.url == url and part.origin.validator is not None:
@@ -274,7 +291,7 @@ def _try_once(part: _Part, url: str, job: _Job) -> None:
         else:
             part.lost |= offset > 0 and part.origin is not None and part.origin.url == url
             _begin(part, response, url, job)
-        _check_room(part, part.origin.total if part.origin else None)
+        _check_room(part, part.origin.total if part.origin else None, job)
         _receive(part, response, url, job)
 
 
@@ -295,7 +312,7 @@ def _begin(part: _Part, response: Any, url: str, job: _Job) -> None:
     if total is not None and job.size not in (None, total):
         raise IntegrityError(
             f"{url} announces {total:,} bytes, expected {job.size:,}: it has another file now; fetch the right one by "
-            f"hand to {job.to}"
+            f"hand to {job.advice.place}"
         )
     total = total or job.size
     if total is None and response.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -337,7 +354,7 @@ def _go_on(part: _Part, response: Any, url: str, job: _Job) -> None:
 
 def _receive(part: _Part, response: Any, url: str, job: _Job) -> None:
     total = part.origin.total if part.origin else None
-    with _bar(job.to.name, total, part.size, job.progress) as bar:
+    with _bar(job.advice.place.name, total, part.size, job.progress) as bar:
         for block in _blocks(response, url):
             if total is not None and part.size + len(block) > total:
                 part.discard()
@@ -355,9 +372,10 @@ def _asked(url: str, headers: dict[str, str]) -> Iterator[Any]:
     try:
         import requests  # optional: what reads data that are here needs no network
     except ImportError as error:
-        raise MissingPackageError("data sets are fetched with requests; run: pip install requests") from error
+        raise MissingPackageError("files are fetched with requests; run: pip install requests") from error
     broken = (requests.ConnectionError, requests.Timeout)
     with requests.Session() as session:
+        session.auth = (lambda asked: asked) if "Authorization" in headers else None  # else a .netrc would replace it
         try:
             response = session.get(url, headers=headers, stream=True, timeout=(CONNECT, SILENCE))
         except broken as error:
@@ -382,7 +400,7 @@ def _check_answer(response: Any, url: str, job: _Job) -> None:
     """Raises HubError and AccessError for any answer that is not the file as it is."""
     status, headers = response.status_code, response.headers
     if status in (401, 403):
-        raise AccessError(f"{url} refuses ({status}); {_by_hand(job)}")
+        raise AccessError(f"{url} refuses ({status}); {job.advice.refused or _by_hand(job)}")
     if status in (404, 410):
         raise _GoneError(f"{url} is gone ({status}), its site may have moved it; {_by_hand(job)}")
     if status in (408, 416, 429) or status >= 500:
@@ -399,7 +417,7 @@ def _check_answer(response: Any, url: str, job: _Job) -> None:
 
 
 def _by_hand(job: _Job) -> str:
-    return f"fetch it in a browser, and put it here: {job.to}"
+    return f"fetch it in a browser, and put it here: {job.advice.place}"
 
 
 def _validator(response: Any) -> str | None:
@@ -409,13 +427,13 @@ def _validator(response: Any) -> str | None:
     return found if found.isprintable() and 0 < len(found) < 200 else None
 
 
-def _check_room(part: _Part, total: int | None) -> None:
+def _check_room(part: _Part, total: int | None, job: _Job) -> None:
     """Raises ConfigError where what is still to come does not fit on the disk."""
     missing, free = (total or 0) - part.size, shutil.disk_usage(part.path.parent).free
     if missing > free:
         raise ConfigError(
             f"{part.path.parent} has room for {free / 1e9:.1f} GB, {missing / 1e9:.1f} GB of "
-            f"{part.path.stem} are to come; make room there, or choose another folder with --to"
+            f"{job.advice.place.name} are to come; make room there, or {job.advice.elsewhere}"
         )
 
 

@@ -1,8 +1,14 @@
 """A frame of a data set: atoms in eV and Å, its labels, and what the data set says of it."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from ase import Atoms
+
+from zoo.calculator import CHARGES, SPINS
+
+_USUAL = {**dict.fromkeys(CHARGES, (0,)), **dict.fromkeys(SPINS, (0, 1))}  # which say nothing, or the same as nothing
 
 
 @dataclass(frozen=True)
@@ -18,3 +24,25 @@ class Frame:
     part: str | None = None  # of the data set, by its own name for it: "DES370K Monomers"
     charge: int | None = None  # e, of the whole
     band_gap: float | None = None  # eV
+
+
+def electrons(atoms: Atoms) -> dict[str, Any]:
+    """What a frame states of its charge and multiplicity in ``info``, or by initial charges that add up to an ion's.
+
+    As ``info`` of atoms that are to state the same; empty where all is as in neutral structures of closed shells.
+    """
+    info, partial = atoms.info, atoms.arrays.get("initial_charges")
+    said = {
+        key: info[key] for key, usual in _USUAL.items() if info.get(key) is not None and not _is_any(info[key], usual)
+    }
+    if (
+        partial is not None
+        and not any(info.get(key) is not None for key in CHARGES)
+        and (total := round(partial.sum()))
+    ):
+        said["charge"] = int(total)
+    return said
+
+
+def _is_any(value: Any, usual: tuple[int, ...]) -> bool:
+    return any(np.array_equal(value, one) for one in usual)

@@ -22,6 +22,7 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
 from zoo.config import canonical_json, digest
+from zoo.data.frame import electrons
 from zoo.data.store import DATA_FOLDERS
 from zoo.errors import (
     ConfigError,
@@ -232,9 +233,9 @@ def _largest_force(group: FramesGroup, name: str, atoms: Atoms) -> float:
 
 
 def bare(atoms: Atoms) -> Atoms:
-    """What a potential sees of a frame, and its labels; constraints, momenta and other columns are left out."""
+    """What a potential sees of a frame, its labels, and what it states of its electrons; other columns are left out."""
     cell = atoms.cell if any(atoms.pbc) else None
-    bare = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc)
+    bare = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc, info=electrons(atoms))
     results = {} if atoms.calc is None else atoms.calc.results
     labels = {key: results[key] for key in ("energy", "forces", "stress") if results.get(key) is not None}
     if "stress" in labels and np.shape(labels["stress"]) == (3, 3):
@@ -264,7 +265,7 @@ def _check_frame(group: FramesGroup | SubsetGroup, name: str, atoms: Atoms) -> N
 
 def _displaced(group: Displaced, atoms: Atoms, random: np.random.Generator) -> Atoms:
     """A copy without labels, strained, then each coordinate moved by a normal draw."""
-    moved = Atoms(atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc)
+    moved = Atoms(atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc, info=electrons(atoms))
     if group.strain > 0:
         strain = _random_strain(group.strain, group.strain / 2, random)
         moved.set_cell(moved.cell[:] @ (np.eye(3) + strain), scale_atoms=True)
@@ -361,7 +362,7 @@ def write_group(folder: Path, group: Group, structures: Sequence[Atoms]) -> Path
     text = io.StringIO()
     for atoms in structures:
         check_structure(atoms)
-        atoms.info = {"group": group.name, "split": group.split}
+        atoms.info = {"group": group.name, "split": group.split} | electrons(atoms)
         ase.io.write(text, atoms, format="extxyz")
     path = folder / f"{group.name}.extxyz"
     atomic_write(path, text.getvalue())

@@ -239,6 +239,9 @@ class _Share:
     def structures(self, seed: int) -> list[Atoms]:
         """The frames that were kept, in the order of the data set, or their displaced copies."""
         frames = [frame for _, _, frame in sorted(self.kept, key=lambda entry: entry[1])]
+        for frame in frames:
+            if frame.charge:
+                frame.atoms.info["charge"] = frame.charge
         return [
             atoms
             for frame in frames

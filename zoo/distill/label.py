@@ -26,8 +26,9 @@ from zoo.data.labels import (
 )
 from zoo.data.structures import structure_digest
 from zoo.distill.workers import ALONE, Workers
-from zoo.errors import CapabilityError, ConfigError, DivergedError, LabelError, ZooError
+from zoo.errors import CapabilityError, ConfigError, DivergedError, DomainError, LabelError, ZooError
 from zoo.graph import Graph, collate
+from zoo.guard import stated_electrons
 from zoo.neighbors import build_graph
 from zoo.ops import deterministic
 from zoo.packing import Item, Need, Packer, Task
@@ -81,6 +82,19 @@ def check_teacher(recipe: Recipe, teacher: Teacher) -> None:
             raise CapabilityError(f"{line} cannot be had: {teacher.name} {what}")
     if isinstance(recipe.student, GemNetOCStudentConfig) and (problem := mismatch(recipe.student, teacher.potential)):
         raise CapabilityError(f"{teacher.name} cannot be fine-tuned: {problem}")
+
+
+def check_electrons(structures: Sequence[Atoms], teacher: Teacher) -> None:
+    """Raises DomainError for a structure that states another charge or more unpaired electrons than it is asked for."""
+    for number, atoms in enumerate(structures):
+        odd = teacher.potential.traits.open_shells and bool(atoms.numbers.sum() % 2)
+        problem = stated_electrons(atoms, 0, multiplicity=2 if odd else 1)
+        if problem is not None:
+            raise DomainError(
+                f"structure {number} of {_group_name(atoms)} ({atoms.symbols}) states {problem}, of which "
+                f"{teacher.name} is told nothing: its labels would be those of another molecule; leave it out, as by "
+                "the filter charge: 0, or remove that from its info where the teacher means this very state"
+            )
 
 
 def label_plan(
@@ -145,13 +159,18 @@ def label_structures(
     forward_mode: bool = False,
     workers: Workers = ALONE,
     batched: bool | None = None,
+    compared: bool = False,
 ) -> Labels:
     """Labels what is not labelled yet, and opens the result; of several workers each makes its share of the shards.
 
     ``batched`` asks the teacher about several structures of a shard at once, which changes last digits; by default on a
-    GPU, where the teacher gains by it. Raises LabelError where the folder holds labels of another plan, DivergedError
-    where the teacher's answer is not finite; errors of the teacher say how many labels are kept.
+    GPU, where the teacher gains by it. ``compared`` is for labels that nothing is learned from: there a structure may
+    state a charge or unpaired electrons, which elsewhere raise DomainError, for the teacher is not told of them. Raises
+    LabelError where the folder holds labels of another plan, DivergedError where the teacher's answer is not finite;
+    errors of the teacher say how many labels are kept.
     """
+    if not compared:
+        check_electrons(structures, teacher)
     missing = workers.by_main(lambda: begin(folder, plan))
     if isinstance(teacher.potential, MeasuredDifferences) and plan.differences is not None:
         teacher.potential.differences = plan.differences  # in each process, also of those that have nothing to label
@@ -194,7 +213,8 @@ def _kept(folder: Path, missing: dict[int, int], total: int) -> Iterator[None]:
     except ZooError as error:
         kept = total - sum(size for shard, size in missing.items() if not shard_path(folder, shard).exists())
         raise type(error)(
-            f"{error}; {kept:,} of {total:,} structures are labelled, and kept in {folder}: run the same again to go on"
+            f"{error}; {kept:,} of {total:,} structures are labelled and kept in {folder}, where the same command goes "
+            "on"
         ) from error
 
 

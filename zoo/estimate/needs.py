@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from zoo.acceptance import text_to_repeat
 from zoo.data.sources import get_file, get_source
 from zoo.data.store import find_file
 from zoo.data.structures import find_own
 from zoo.data.subsets import data_terms
 from zoo.errors import UnknownNameError, ZooError
 from zoo.evaluate.compare import require_packages
-from zoo.licences import check_terms
+from zoo.licences import Source, check_terms
 from zoo.recipe import OwnData, Recipe, Subset
 from zoo.run import Run
 from zoo.teacher_facts import teacher_terms, why_not
@@ -57,7 +58,13 @@ def lacking(run: Run) -> list[str]:
     for key, subset in recipe.structures.subsets.items():
         missing += no_package(_PACKAGES.get(_format(subset) or "", ""), f"subset {key}")
         missing += no_package("spglib" if subset.filters.space_group else "", f"subset {key}")
-    return missing + sentences(require_packages) + sentences(lambda: _check_terms(run))
+    missing += sentences(require_packages) + sentences(lambda: check_terms(recipe.name, recipe.licence, _sources(run)))
+    return missing + sentences(lambda: text_to_repeat(_sources(run)))
+
+
+def _sources(run: Run) -> list[Source]:
+    """Teacher and data, with their licences; of data without terms the lines of data tell."""
+    return [*teacher_terms(run.recipe.teacher.name, run.handed), *data_terms(run.recipe)]
 
 
 def no_package(package: str, whose: str) -> list[str]:
@@ -74,13 +81,6 @@ def sentences(check: Callable[[], object]) -> list[str]:
     except ZooError as error:
         return [str(error)]
     return []
-
-
-def _check_terms(run: Run) -> None:
-    """Raises LicenceError; of data without terms the lines of data tell."""
-    recipe = run.recipe
-    sources = [*teacher_terms(recipe.teacher.name, run.handed), *data_terms(recipe)]
-    check_terms(recipe.name, recipe.licence, sources)
 
 
 def _format(subset: Subset) -> str | None:

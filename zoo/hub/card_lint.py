@@ -148,12 +148,13 @@ def _lint_index(index: _Index | None, block: ZooBlock) -> Iterator[str]:
 
 
 def _lint_licence(data: dict[str, Any], block: ZooBlock) -> Iterator[str]:
-    terms, teacher = TERMS.get(block.licence_weights), TERMS.get(block.teacher.licence)
+    terms = TERMS.get(block.licence_weights)
     if terms is None:
         yield f"zoo.licence_weights is {block.licence_weights}; expected one of {', '.join(LICENCES)}"
         return
-    if teacher is not None and teacher.repeated and not data.get("extra_gated_prompt"):
-        yield f"{teacher.name}, that of the teacher, must be repeated, and extra_gated_prompt does not"
+    for what, licence in (("teacher", block.teacher.licence), *(("data", one.licence) for one in block.data)):
+        if licence in TERMS and TERMS[licence].repeated and not data.get("extra_gated_prompt"):
+            yield f"{TERMS[licence].name}, that of the {what}, must be repeated, and extra_gated_prompt does not"
     if data.get("license") not in HUB_LICENCES:
         return
     for key, value in terms.card_keys.items():

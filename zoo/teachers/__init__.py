@@ -7,9 +7,11 @@ that ``zoo teachers install`` has made for the family.
 import importlib
 import shlex
 import sys
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import torch
 
@@ -29,6 +31,8 @@ from zoo.teachers.weights import (
     own_teachers,
     weights_folder,
 )
+
+Step = Literal["install", "fetch", "add", "convert", "distill"]  # the command of this name
 
 
 def teacher_names() -> tuple[str, ...]:
@@ -60,7 +64,7 @@ def load_teacher(name: str, *, dtype: torch.dtype = torch.float32, device: torch
         kind = IntegrityError if _gone(name) is not None else MissingPackageError
         raise kind(f"{name} cannot be run: {why}")
     python = python_of(family.key) if family.locked else None
-    if family.is_importable and not family.apart:
+    if family.is_importable:
         try:
             return load_here(name, dtype=dtype, device=device)
         except MissingPackageError:  # one that it imports in turn, or one of another version
@@ -82,7 +86,21 @@ def load_here(name: str, *, dtype: torch.dtype = torch.float32, device: torch.de
         own: Teacher = adapter.load_file(find_own(facts), name, facts, dtype, device)
         return own
     teacher: Teacher = adapter.load(name, dtype, device)
+    _check_stated(teacher, adapter.traits(name))
     return teacher
+
+
+def _check_stated(teacher: Teacher, stated: Traits) -> None:
+    """Raises IntegrityError where the file of a teacher gives something else than was said before it was opened."""
+    found, expected = asdict(teacher.potential.traits), asdict(stated)
+    differing = [
+        f"{trait} {found[trait]}, expected {expected[trait]}" for trait in found if found[trait] != expected[trait]
+    ]
+    if differing:
+        raise IntegrityError(
+            f"the weights of {teacher.name} are of another model than zoo knows by this name ({'; '.join(differing)}); "
+            f"remove {weights_folder(teacher.name)}, and run: zoo teachers fetch {teacher.name}, or take a newer zoo"
+        )
 
 
 def absent(name: str) -> str | None:
@@ -90,17 +108,31 @@ def absent(name: str) -> str | None:
 
     Nothing is imported, opened or asked over the network.
     """
-    family = _family(name)
-    if family is None:
-        return _no_record(name) if is_own(name) else None
-    if family.converted:
+    family, step = _family(name), next_step(name)
+    if family is not None and family.converted:
         told: str | None = _adapter(family).absent(name)
         return told
-    if not family.is_importable and not (family.locked and python_of(family.key)):
+    if family is not None and step == "install":
         return _without_package(family)
-    if (gone := _gone(name)) is not None:
-        return f"its file {gone} is gone; put it back, or {_adding(name)}"
-    return None if _has_weights(name) else f"its weights are not here; run: zoo teachers fetch {name}"
+    if step == "add":
+        gone = _gone(name)
+        return _no_record(name) if gone is None else f"its file {gone} is gone; put it back, or {_adding(name)}"
+    return None if step is None else f"its weights are not here; run: zoo teachers {step} {name}"
+
+
+def next_step(name: str) -> Step | None:
+    """What helps first where a teacher cannot be loaded here; None where all it needs is found."""
+    family = _family(name)
+    if family is None:
+        return "add" if is_own(name) else None
+    if family.converted:
+        made: Step = "distill" if name in FINE_TUNED else "convert"
+        return None if _adapter(family).absent(name) is None else made
+    if not family.is_importable and not (family.locked and python_of(family.key)):
+        return "install"
+    if _gone(name) is not None:
+        return "add"
+    return None if _has_weights(name) else "fetch"
 
 
 def bringing(name: str) -> list[str]:
@@ -179,7 +211,7 @@ def _install(family: Family) -> str:
 def _no_record(name: str) -> str:
     return (
         f"nobody has added it here; {_adding(name)}, or hand a calculator of ASE over in Python: "
-        f"zoo.distill(RECIPE, teacher=zoo.teacher_from(CALCULATOR, name={name!r}, ...))"
+        f"zoo.run_recipe(RECIPE, teacher=zoo.teacher_from(CALCULATOR, name={name!r}, ...))"
     )
 
 
@@ -207,6 +239,7 @@ __all__ = [
     "load_here",
     "load_teacher",
     "needs_converting",
+    "next_step",
     "no_teacher",
     "own_teacher",
     "own_teachers",

@@ -27,17 +27,17 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor, nn
 
-from zoo.errors import IntegrityError, MissingPackageError
-from zoo.files import sha256_file
+from zoo.errors import ConfigError, IntegrityError, MissingPackageError
 from zoo.graph import Graph
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.rows import Rows
 from zoo.teachers.base import Teacher
 from zoo.teachers.inputs import check_elements, lowest_multiplicities
+from zoo.teachers.pickles import read_pickle
 from zoo.teachers.weights import OwnTeacher, Weights, find_weights
 
 _REACH = 15.0  # Å, of Coulomb energy in crystals and of dispersion
-_FEATURES = 256  # what the last layer says of an atom
+_FEATURES = 256  # what the last layer of the published networks says of an atom
 _ADDRESS = "https://storage.googleapis.com/aimnetcentral/aimnet2v2"
 _PAPER = (
     "D. M. Anstine, R. Zubatyuk, O. Isayev, Chem. Sci. 16, 10228 (2025), doi:10.1039/D4SC08572H",
@@ -96,7 +96,7 @@ _MODELS = {
         "rxn",
         "AIMNet2rxn/aimnet2_rxn_0.pt",
         "ce8bc2a4cc6fcb5ebaa1bc8897fcd75104e5a00fe86e9d5fc6a020d572174894",
-        "ωB97M-D3(BJ)",
+        "ωB97M-D3(BJ)/def2-TZVPP (aimnet; its card says ωB97M-V/def2-TZVPP)",
     ),
 }
 
@@ -118,7 +118,8 @@ class AIMNet2(Potential):
         self.coulomb: nn.Module | None = calculator.external_coulomb
         self.screened = _screened(calculator.external_coulomb)
         self.dispersion: nn.Module | None = calculator.external_dftd3
-        self.traits = Traits(smoothness=1, size_consistent=False, atomic_energies=False, features=_FEATURES)
+        last = [layer for layer in self.model.mlps[-1].modules() if isinstance(layer, nn.Linear)][-1]
+        self.traits = _traits(last.out_features, open_shells=calculator.is_nse)
 
     def atomic_energies(self, graph: Graph) -> Tensor:
         """(atoms,) eV, equal shares of the energy of each structure."""
@@ -173,9 +174,11 @@ def _without_energy(found: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _take_shifts(model: Any) -> tuple[float, ...]:
     """The shifts of the elements, eV by atomic number, out of the network: a float32 has no room for them."""
-    (key,) = (key for key, layer in model.outputs.items() if type(layer).__name__ == "AtomicShift")
-    shifts: list[float] = model.outputs[key].shifts.weight[:, 0].double().tolist()
-    del model.outputs[key]
+    keys = [key for key, layer in model.outputs.items() if type(layer).__name__ == "AtomicShift"]
+    if len(keys) != 1:
+        raise IntegrityError(f"the model has {len(keys)} tables of energies of elements, expected one; export it again")
+    shifts: list[float] = model.outputs[keys[0]].shifts.weight[:, 0].double().tolist()
+    del model.outputs[keys[0]]
     return tuple(0.0 if shift != shift else shift for shift in shifts)  # NaN stands for elements it lacks
 
 
@@ -253,7 +256,13 @@ def names() -> tuple[str, ...]:
 
 def traits(name: str) -> Traits:
     """What a teacher gives, known without its package."""
-    return Traits(smoothness=1, size_consistent=False, atomic_energies=False, features=_FEATURES)
+    return _traits(_FEATURES, open_shells=_MODELS[name].family == "nse")
+
+
+def _traits(features: int, *, open_shells: bool) -> Traits:
+    return Traits(
+        smoothness=1, size_consistent=False, atomic_energies=False, features=features, open_shells=open_shells
+    )
 
 
 def weights(name: str) -> Weights:
@@ -266,7 +275,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """An AIMNet2 teacher. Raises MissingPackageError, IntegrityError."""
     _require(name)
     model = _MODELS[name]
-    path = find_weights(name, weights(name))
+    path = find_weights(name, weights(name)).path
     potential = AIMNet2(_open(path, model.family, f"fetch it again: zoo teachers fetch {name}"), name)
     return _teacher(
         name,
@@ -279,13 +288,15 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
 
 
 def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, device: torch.device | str) -> Teacher:
-    """A teacher from a file of the user's own, as ``aimnet export`` writes it. Raises as ``load`` does."""
+    """A teacher from a file of one's own, as ``aimnet export`` writes it. Raises as ``load``, and ConfigError."""
+    if facts.head is not None:
+        raise ConfigError(f"{path} is for aimnet2, whose models have one head, got {facts.head}; add it without a head")
     _require(name)
     potential = AIMNet2(_open(path, None, "export it again: aimnet export"), name)
     return _teacher(
         name,
         potential.to(device, dtype).eval(),
-        sha256=sha256_file(path),
+        sha256=facts.sha256,
         level_of_theory=facts.level_of_theory,
         licence=facts.licence,
         citation=facts.citation,
@@ -309,16 +320,21 @@ def _teacher(
 
 def _require(name: str) -> None:
     try:
-        import aimnet.calculators  # noqa: F401  # lazy: an optional package
+        from aimnet.calculators import AIMNet2Calculator  # noqa: F401  # lazy: an optional package
+        from aimnet.models.base import load_registry_model  # noqa: F401  # lazy: an optional package
     except ImportError as error:
         raise MissingPackageError(f"{name} needs the package aimnet ({error}); run: pip install aimnet") from error
 
 
 def _open(path: Path, family: str | None, remedy: str) -> Any:
-    """``aimnet``'s calculator of a file, on the CPU, read by its own restricted reader. Raises IntegrityError."""
+    """``aimnet``'s calculator of a file, on the CPU, read by its own restricted reader. Raises IntegrityError.
+
+    Before, it is seen that the file is whole and names nothing but tensors, whatever else the user trusts.
+    """
     from aimnet.calculators import AIMNet2Calculator  # lazy: an optional package
     from aimnet.models.base import load_registry_model  # lazy: an optional package
 
+    read_pickle(path, lambda name: None, remedy, mapped=True)
     try:
         model, metadata = load_registry_model(str(path), device="cpu")
         if metadata.get("family") is None:
@@ -336,7 +352,7 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
     _require(name)
     from aimnet.calculators import AIMNet2ASE  # lazy: an optional package
 
-    path = find_weights(name, weights(name))
+    path = find_weights(name, weights(name)).path
     opened = _open(path, _MODELS[name].family, f"run: zoo teachers fetch {name}")
     if dtype == torch.float64:
         _make_double(opened)

@@ -17,5 +17,4 @@ class Teacher:
     licence_code: str  # SPDX
     licence_weights: str  # SPDX
     citation: str
-    terms: str | None = None  # the text that its licence obliges its users to repeat
     batched: bool = True  # several structures at once cost less on a GPU than one after the other

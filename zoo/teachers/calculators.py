@@ -3,7 +3,8 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from zoo.teachers.differences import Answer, Ask, MeasuredDifferences
 from zoo.teachers.weights import is_own
 
 _LONGEST = 300  # characters of a calculator's own words in a message
+_HOW = "as hashlib.sha256(Path(FILE).read_bytes()).hexdigest() gives of its file of weights or settings"
 
 
 def teacher_from(
@@ -33,7 +35,7 @@ def teacher_from(
     digest: str | None = None,
     step: float | None = None,
 ) -> Teacher:
-    """A calculator of ASE as a teacher, for ``zoo.distill(recipe, teacher=...)``; its name begins with ``own/``.
+    """A calculator of ASE as a teacher, for ``zoo.run_recipe(recipe, teacher=...)``; its name begins with ``own/``.
 
     Its forces must be the gradient of its energy, and an answer must not depend on what was asked before: where last
     digits do, as with neighbours kept in a skin, so do those of labels that were stopped and went on. Hessian
@@ -42,9 +44,10 @@ def teacher_from(
     SPDX identifier of the terms of what it computes with, which a student's must follow.
 
     ``digest`` tells this teacher from others of its name, in labels and locks: hex SHA-256 of its file of weights, for
-    instance. By default it is of the calculator's class, the plain values of its ``parameters``, the version of its
-    package and ``step``: what else decides its answers, such as weights or environment variables, that does not see.
-    Raises ConfigError, and CapabilityError where it gives no energy or no forces.
+    instance. By default it is of the calculator's class, its ``parameters``, the version of its package and ``step``:
+    what else decides its answers, such as environment variables, that does not see. A calculator without parameters,
+    or with such as are no plain values, needs a ``digest``. Raises ConfigError, and CapabilityError where it gives no
+    energy or no forces.
     """
     if not is_own(name):
         raise ConfigError(f"name {name!r} is no name for a teacher of one's own; expected own/engine, as in own/my-dft")
@@ -52,6 +55,8 @@ def teacher_from(
         raise ConfigError(f"licence {licence!r} of {name} is unknown; known are {', '.join(LICENCES)}")
     if step is not None and not 0 < step < 1:
         raise ConfigError(f"step {step} of {name} is no displacement in Å; expected 0 < step < 1, such as 0.01")
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ConfigError(f"digest {digest!r} of {name} is no SHA-256; expected 64 of 0 to 9 and a to f, {_HOW}")
     given = _properties(calculator, name)
     traits = Traits(stress="stress" in given, atomic_energies="energies" in given)
     ask = from_calculator(calculator, name)
@@ -60,7 +65,7 @@ def teacher_from(
     return Teacher(
         name=name,
         potential=potential.to(torch.float64).eval(),
-        weights_sha256=_digest(calculator, package, step) if digest is None else digest,
+        weights_sha256=digest or _digest(calculator, name, package, step),
         package=package,
         level_of_theory=level_of_theory,
         licence_code=licence,
@@ -79,15 +84,18 @@ def from_calculator(calculator: Any, name: str = "the calculator") -> Ask:
     """
     has = calculator.implemented_properties
 
-    def ask(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Answer:
+    def ask(
+        numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, more: Collection[str]
+    ) -> Answer:
+        wanted = set(more) & set(has)
         atoms = Atoms(numbers, positions, cell=cell, pbc=pbc)
         atoms.calc = calculator
         try:
             return Answer(
                 energy=float(atoms.get_potential_energy(force_consistent="free_energy" in has)),
                 forces=np.array(atoms.get_forces(), dtype=np.float64),
-                stress=np.array(atoms.get_stress(voigt=False)) if "stress" in has and pbc.all() else None,
-                energies=np.array(atoms.get_potential_energies()) if "energies" in has else None,
+                stress=np.array(atoms.get_stress(voigt=False)) if "stress" in wanted and pbc.all() else None,
+                energies=np.array(atoms.get_potential_energies()) if "energies" in wanted else None,
             )
         except ZooError:
             raise
@@ -135,19 +143,29 @@ def _package(calculator: Any) -> str:
     return module
 
 
-def _digest(calculator: Any, package: str, step: float | None) -> str:
-    kind = type(calculator)
+def _digest(calculator: Any, name: str, package: str, step: float | None) -> str:
+    kind, parameters = type(calculator), dict(getattr(calculator, "parameters", None) or {})
+    try:
+        plain = _plain(parameters)
+    except TypeError as error:
+        raise ConfigError(_unseen(kind, name, f"has {error} among its parameters, of which no text is known")) from None
+    if not parameters:
+        raise ConfigError(_unseen(kind, name, "has no parameters"))
     what = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "package": package,
-        "parameters": _plain(dict(getattr(calculator, "parameters", None) or {})),
+        "parameters": plain,
         "step": step,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
+def _unseen(kind: type, name: str, why: str) -> str:
+    return f"{name} is {kind.__name__}, which {why}: one cannot be told from another; give digest=, {_HOW}"
+
+
 def _plain(value: Any) -> Any:
-    """As JSON; of what is no plain value its type alone, whose text may hold an address."""
+    """As JSON. Raises TypeError, with its type, for what is no plain value: its text may hold an address."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -155,5 +173,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+        return _plain(value.tolist())
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__}")

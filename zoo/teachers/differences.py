@@ -6,7 +6,7 @@ states the step, of others it is measured (``noise.py``).
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from math import sqrt
 
@@ -38,8 +38,9 @@ class Answer:
     energies: np.ndarray | None = None  # (atoms,) eV
 
 
-# Of numbers (atoms,), positions (atoms, 3) Å, cell (3, 3) Å, pbc (3,); nothing asked before may change an answer.
-Ask = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Answer]
+# Of numbers (atoms,), positions (atoms, 3) Å, cell (3, 3) Å, pbc (3,), and what is wanted beside energy and forces:
+# "stress", "energies", or less than may be given. Nothing asked before may change an answer.
+Ask = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Collection[str]], Answer]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class DifferencesPotential(Potential):
 
     def atomic_energies(self, graph: Graph) -> Tensor:
         """(atoms,) eV, or equal shares of the energy where the function does not tell atoms apart."""
-        energies = [_energies(self._answer(one), len(one.numbers)) for one in _structures(graph)]
+        energies = [_energies(self._answer(one, more=("energies",)), len(one.numbers)) for one in _structures(graph)]
         return self._tensor(np.concatenate(energies))
 
     def predict(
@@ -112,7 +113,8 @@ class DifferencesPotential(Potential):
                 "leave create_graph out"
             )
         blocks = [None] * graph.num_structures if probes is None else _blocks(probes, graph)
-        parts = [self._predict(one, block) for one, block in zip(_structures(graph), blocks, strict=True)]
+        more = ("energies", "stress") if stress else ("energies",)
+        parts = [self._predict(one, block, more) for one, block in zip(_structures(graph), blocks, strict=True)]
         found = Prediction.join(parts)
         return replace(
             found,
@@ -136,9 +138,9 @@ class DifferencesPotential(Potential):
         matrix = self._products(one, block).reshape(len(wanted), size)
         return self._tensor((matrix + matrix.T) / 2 if rows is None else matrix)
 
-    def _predict(self, one: _Structure, probes: np.ndarray | None) -> Prediction:
-        """All that is known of one structure."""
-        answer = self._answer(one)
+    def _predict(self, one: _Structure, probes: np.ndarray | None, more: Collection[str]) -> Prediction:
+        """What is said of one structure; of what is not wanted, NaN."""
+        answer = self._answer(one, more=more)
         return Prediction(
             energy=torch.tensor([answer.energy], dtype=torch.float64, device=self.device),
             atomic_energies=self._tensor(_energies(answer, len(one.numbers))),
@@ -160,12 +162,12 @@ class DifferencesPotential(Potential):
         ahead, behind = self._answer(one, shift), self._answer(one, -shift)
         return np.asarray((behind.forces - ahead.forces) * (longest / (2 * step)))
 
-    def _answer(self, one: _Structure, shift: np.ndarray | float = 0.0) -> Answer:
+    def _answer(self, one: _Structure, shift: np.ndarray | float = 0.0, more: Collection[str] = ()) -> Answer:
         unknown = sorted(set(one.numbers.tolist()) - set(self.elements))
         if unknown:
             symbols = ", ".join(chemical_symbols[number] for number in unknown)
             raise DomainError(f"{self.name} has no parameters for {symbols}; choose a teacher that has them")
-        return self.ask(one.numbers, one.positions + shift, one.cell, one.periodic)
+        return self.ask(one.numbers, one.positions + shift, one.cell, one.periodic, more)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, dtype=self.dtype, device=self.device)

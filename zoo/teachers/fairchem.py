@@ -6,19 +6,11 @@ by composition, charge, spin and task, so that two molecules far apart are not t
 with it the level of theory: ``uma-s-1p1/omol-teacher``. Structures of ``omol`` are neutral, with one unpaired electron
 where the number of electrons is odd; for other tasks the models expect no charge and spin 0, as they were trained. A
 model that cannot see an atom without neighbours (``supports_single_atoms``) refuses one. Conserving models see 300
-neighbours of an atom, more than there are within 6 Å; direct ones 30, so that energy and forces jump as neighbours
-change places.
-
-A file of weights is a pickle of tensors and of a description of the layers. Its digest is checked, or pinned at the
-first download, then PyTorch's restricted reader opens it with a closed list of classes, and what the description would
-have called is held against another: nothing else can run.
+neighbours of an atom, more than there are within 6 Å in all but compressed matter, where a warning says so; direct ones
+30, so that energy and forces jump as neighbours change places.
 """
 
-import collections
 import importlib.metadata
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +19,16 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError, DomainError, IntegrityError, MissingPackageError
-from zoo.files import sha256_file
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
-from zoo.teachers.inputs import check_elements, lowest_multiplicities, nearest
+from zoo.teachers.fairchem_file import open_model
+from zoo.teachers.inputs import check_elements, lowest_multiplicities, nearest, warn_of_hidden
 from zoo.teachers.weights import OwnTeacher, Weights, find_weights
 
 _LICENCE = "LicenseRef-FAIR-Chemistry-v1"
-_FEATURES = 128  # scalars of an atom
+_FEATURES = 128  # scalars of an atom, as its authors configure the training
 _TIES = 0.01  # Å²; fairchem keeps all neighbours whose squared distance is no more than this beyond the next
 _DENSEST = 158  # neighbours within 6 Å, in diamond
 _MOLECULAR = "omol"  # the task whose models are told charge and spin
@@ -115,7 +107,7 @@ class FairChem(Potential):
         self.force_head = _only(heads, "linear").requires_grad_(False) if direct else None
         mixed, exact = bool(getattr(backbone, "num_experts", 0)), backbone.ff_type == "spectral"
         self.traits = replace(
-            _traits(direct, mixed, self.neighbors), rotation_invariant=exact, features=backbone.sphere_channels
+            _traits(direct, mixed, self.neighbors, task), rotation_invariant=exact, features=backbone.sphere_channels
         )  # layers on a grid of directions follow a rotation only so far
 
     def atomic_energies(self, graph: Graph) -> Tensor:
@@ -129,7 +121,10 @@ class FairChem(Potential):
             raise DomainError(
                 f"a single atom, which {self.name} does not take; leave it out, or choose a teacher that does"
             )
-        data = _data_of(nearest(graph, self.neighbors, beyond=_TIES), self.task)
+        near = nearest(graph, self.neighbors, beyond=_TIES)
+        if self.traits.smoothness >= 0:
+            warn_of_hidden(graph, near, self.neighbors, self.name)
+        data = _data_of(near, self.task)
         nodes = self.backbone(data)["node_embedding"]  # (atoms, harmonics, channels)
         scalars = nodes[:, 0, :]  # (atoms, channels)
         own = self.energy_head.energy_block(scalars)[:, 0]  # (atoms,)
@@ -153,7 +148,7 @@ class FairChem(Potential):
         return table[list(self.elements)]
 
 
-def _traits(direct: bool, mixed: bool, neighbors: int) -> Traits:
+def _traits(direct: bool, mixed: bool, neighbors: int, task: str) -> Traits:
     return Traits(
         conservative=not direct,
         reflection_invariant=False,
@@ -161,6 +156,7 @@ def _traits(direct: bool, mixed: bool, neighbors: int) -> Traits:
         smoothness=2 if neighbors > _DENSEST else -1,
         stress=not direct,
         features=_FEATURES,
+        open_shells=task == _MOLECULAR,
     )
 
 
@@ -233,7 +229,8 @@ def names() -> tuple[str, ...]:
 
 def traits(name: str) -> Traits:
     """What a teacher gives, known without its package."""
-    return _traits(_MODELS[name].direct, _MODELS[name].mixed, 30 if _MODELS[name].direct else 300)
+    model = _MODELS[name]
+    return _traits(model.direct, model.mixed, 30 if model.direct else 300, model.task)
 
 
 def weights(name: str) -> Weights:
@@ -247,18 +244,20 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """A UMA or eSEN teacher. Raises MissingPackageError, IntegrityError."""
     _require(name)
     model = _MODELS[name]
-    path = find_weights(name, weights(name))
-    network = _open(path, dtype, f"fetch it again: zoo teachers fetch {name}")
-    potential = FairChem(network, name, model.task, _TASKS[model.task].elements)
+    path, sha256 = find_weights(name, weights(name))
+    network = open_model(path, dtype, f"fetch it again: zoo teachers fetch {name}")
+    known = set(_elements_of(network, model.task))
+    elements = tuple(number for number in _TASKS[model.task].elements if number in known)
+    potential = FairChem(network, name, model.task, elements)
     return _teacher(
-        name, potential.to(device, dtype).eval(), path, _TASKS[model.task].level_of_theory, _LICENCE, model.citation
+        name, potential.to(device, dtype).eval(), sha256, _TASKS[model.task].level_of_theory, _LICENCE, model.citation
     )
 
 
 def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """A teacher from an inference checkpoint of the user's own. Raises as ``load``, ConfigError without a task."""
     _require(name)
-    network = _open(path, dtype, "save it again as an inference checkpoint of fairchem-core 2")
+    network = open_model(path, dtype, "save it again as an inference checkpoint of fairchem-core 2")
     tasks = sorted(network.dataset_to_tasks)
     if facts.head not in tasks and (facts.head is not None or len(tasks) != 1):
         raise ConfigError(
@@ -267,7 +266,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     task = facts.head or tasks[0]
     potential = FairChem(network, name, task, _elements_of(network, task))
     return _teacher(
-        name, potential.to(device, dtype).eval(), path, facts.level_of_theory, facts.licence, facts.citation
+        name, potential.to(device, dtype).eval(), facts.sha256, facts.level_of_theory, facts.licence, facts.citation
     )
 
 
@@ -280,11 +279,11 @@ def _elements_of(network: Any, task: str) -> tuple[int, ...]:
     return tuple(number for number in found.nonzero()[:, 0].tolist() if number)
 
 
-def _teacher(name: str, potential: Potential, path: Path, theory: str, licence: str, citation: str) -> Teacher:
+def _teacher(name: str, potential: Potential, sha256: str, theory: str, licence: str, citation: str) -> Teacher:
     return Teacher(
         name=name,
         potential=potential,
-        weights_sha256=sha256_file(path),
+        weights_sha256=sha256,
         package=f"fairchem-core {importlib.metadata.version('fairchem-core')}",
         level_of_theory=theory,
         licence_code="MIT",
@@ -295,132 +294,11 @@ def _teacher(name: str, potential: Potential, path: Path, theory: str, licence: 
 
 def _require(name: str) -> None:
     try:
-        import fairchem.core  # noqa: F401  # lazy: an optional package
+        from fairchem.core.units.mlip_unit.utils import load_inference_model  # noqa: F401  # lazy: an optional package
     except ImportError as error:
         raise MissingPackageError(
-            f"{name} needs the package fairchem-core ({error}); run: pip install fairchem-core"
+            f"{name} needs the package fairchem-core 2 ({error}); run: pip install 'fairchem-core>=2'"
         ) from error
-
-
-# --- opening -----------------------------------------------------------------------------------------
-
-_CALLED = frozenset(  # by what describes a model and its tasks
-    {
-        "fairchem.core.models.base.HydraModel",
-        "fairchem.core.modules.normalization.element_references.ElementReferences",
-        "fairchem.core.modules.normalization.normalizer.Normalizer",
-        "fairchem.core.units.mlip_unit.mlip_unit.OutputSpec",
-        "fairchem.core.units.mlip_unit.mlip_unit.Task",
-        "torch.DoubleTensor",
-        "torch.FloatTensor",
-        "torch.tensor",
-    }
-)
-_BACKBONES = ("escn_md.eSCNMDBackbone", "escn_moe.eSCNMDMoeBackbone")
-_HEADS = (
-    *(f"escn_md.{head}" for head in ("MLP_EFS_Head", "MLP_Energy_Head", "Linear_Energy_Head", "Linear_Force_Head")),
-    *(f"escn_moe.{head}" for head in ("DatasetSpecificMoEWrapper", "DatasetSpecificSingleHeadWrapper")),
-)
-_LAYERS = frozenset(  # by their place, or by the short name of a backbone
-    {"escnmd_backbone", "escnmd_moe_backbone", *(f"fairchem.core.models.uma.{name}" for name in _BACKBONES + _HEADS)}
-)
-_NAMES_LAYERS = ("model", "module", "head_cls")
-_TRAINING = ("loss_fn", "metrics")  # of a task, and of no use here
-
-
-def _open(path: Path, dtype: torch.dtype, remedy: str) -> Any:
-    """The network of a file, its tasks set up, on the CPU. Raises IntegrityError."""
-    from fairchem.core.units.mlip_unit.utils import load_inference_model  # lazy: an optional package
-
-    checkpoint = _read(path, remedy)
-    tasks = [{key: value for key, value in task.items() if key not in _TRAINING} for task in checkpoint.tasks_config]
-    for called in _described([checkpoint.model_config, tasks]):
-        raise IntegrityError(f"{path} wants to call {called}, which no model of fairchem-core does; {remedy}")
-    layers = {"otf_graph": False, "always_use_pbc": False, "activation_checkpointing": False}
-    try:
-        with _default(dtype), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = load_inference_model(
-                str(path), {"backbone": layers}, use_ema=True, return_checkpoint=False, preloaded_checkpoint=checkpoint
-            ).module
-            network.setup_tasks(tasks)
-    except Exception as error:  # hydra's, torch's and fairchem's own
-        raise _unreadable(path, error, remedy) from error
-    for asked in ("forces", "stress", "hessian"):
-        setattr(network.backbone.regress_config, asked, False)  # they are taken here
-    return network.eval()
-
-
-def _read(path: Path, remedy: str) -> Any:
-    """What a file holds, in plain containers, read by PyTorch's restricted reader. Raises IntegrityError."""
-    from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint  # lazy: an optional package
-
-    try:
-        with torch.serialization.safe_globals([MLIPInferenceCheckpoint, *_containers()]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(found, MLIPInferenceCheckpoint):
-            raise TypeError(f"a {type(found).__name__} is no inference checkpoint")
-        found.model_config, found.tasks_config = _plain(found.model_config), _plain(found.tasks_config)
-    except Exception as error:  # PyTorch's reader raises anything
-        raise _unreadable(path, error, remedy) from error
-    return found
-
-
-def _containers() -> list[Any]:
-    """Of omegaconf, in which descriptions may be kept."""
-    import omegaconf  # lazy: it comes with fairchem-core
-    from omegaconf.base import ContainerMetadata, Metadata  # lazy: it comes with fairchem-core
-
-    nodes = (
-        omegaconf.AnyNode,
-        omegaconf.BooleanNode,
-        omegaconf.FloatNode,
-        omegaconf.IntegerNode,
-        omegaconf.StringNode,
-    )
-    whole = (omegaconf.DictConfig, omegaconf.ListConfig, ContainerMetadata, Metadata)
-    return [*nodes, *whole, (Any, "typing.Any"), collections.defaultdict, dict, list, int]
-
-
-def _plain(described: Any) -> Any:
-    """A description as dictionaries and lists."""
-    import omegaconf  # lazy: it comes with fairchem-core
-
-    return omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.create(described), resolve=True)
-
-
-def _described(part: Any) -> Iterator[str]:
-    """What a description would have called and is not known to be harmless."""
-    if isinstance(part, list):
-        for one in part:
-            yield from _described(one)
-    if not isinstance(part, dict):
-        return
-    for key, value in part.items():
-        if key == "_target_":
-            yield from (str(value),) if value not in _CALLED else ()
-        elif key in _NAMES_LAYERS and isinstance(value, str):
-            yield from (value,) if value not in _LAYERS else ()
-        elif key == "finetune_config" and value is not None:
-            yield "another checkpoint"
-        else:
-            yield from _described(value)
-
-
-def _unreadable(path: Path, error: Exception, remedy: str) -> IntegrityError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return IntegrityError(f"{path} cannot be read as a checkpoint of fairchem-core ({reason}); {remedy}")
-
-
-@contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    """PyTorch's default type for the time of a block: constants of the layers are made in it."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def calculator(name: str, dtype: torch.dtype, *, hessian: bool = False) -> Any:
@@ -438,5 +316,5 @@ def calculator(name: str, dtype: torch.dtype, *, hessian: bool = False) -> Any:
         base_precision_dtype=dtype,
         predict_untrained_hessian={task} if hessian else set(),
     )
-    unit = load_predict_unit(find_weights(name, weights(name)), settings, device="cpu")
+    unit = load_predict_unit(find_weights(name, weights(name)).path, settings, device="cpu")
     return FAIRChemCalculator(unit, task_name=task)

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,26 @@ class Family:
     locked: bool = False  # whether zoo has a lock for an environment of its own
     own_files: bool = False  # whether a file of one's own can be added
     converted: bool = False  # its weights are made here of what its authors publish, by ``zoo convert`` or a recipe
-    apart: bool = False  # its weights are opened in a process of their own alone, never in the user's
 
     @property
     def is_importable(self) -> bool:
-        """Whether its modules are found here. Nothing is imported but the packages that hold them."""
+        """Whether its modules are found here. Nothing is imported."""
         return all(_is_found(module) for module in self.imports)
 
 
 def _is_found(module: str) -> bool:
+    """Whether there is a file of this module; a folder that is called so is none."""
+    name, *inner = module.split(".")
     try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a parent is missing, or is a module without a spec
+        spec = importlib.util.find_spec(name)
+        for part in inner:
+            if spec is None:
+                return False
+            name = f"{name}.{part}"
+            spec = PathFinder.find_spec(name, spec.submodule_search_locations or ())
+    except (ImportError, ValueError, KeyError):  # a module without a spec, a folder alone within a package
         return False
+    return spec is not None and spec.origin is not None
 
 
 _ALL = (
@@ -108,7 +116,7 @@ _ALL = (
     Family(
         key="fairchem",
         module="zoo.teachers.fairchem",
-        imports=("fairchem.core",),
+        imports=("fairchem.core.units.mlip_unit", "torchtnt"),  # version 1 has neither
         install="fairchem-core",
         names=(
             "uma-s-1p2p1/omol-teacher",

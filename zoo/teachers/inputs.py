@@ -1,12 +1,13 @@
 """What networks of several families are given beside a graph, or not given: neighbours, spins, unknown elements."""
 
+import warnings
 from dataclasses import replace
 
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from zoo.errors import DomainError
+from zoo.errors import DomainError, ZooWarning
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.rows import rank_within
@@ -32,6 +33,18 @@ def nearest(graph: Graph, count: int, beyond: float | None = None) -> Graph:
         kept = squares <= reach[graph.centers]
     index = kept.nonzero()[:, 0]
     return replace(graph, centers=graph.centers[index], neighbors=graph.neighbors[index], shifts=graph.shifts[index])
+
+
+def warn_of_hidden(graph: Graph, near: Graph, count: int, name: str) -> None:
+    """Warns where ``near`` lacks edges of the graph, of a teacher of which energy and forces are said to be smooth."""
+    if near.num_edges < graph.num_edges:
+        warnings.warn(
+            f"a structure is so dense that atoms have more than {count} neighbours, of which {name} sees the nearest "
+            f"{count}: its energy and forces jump where neighbours change places, and Hessian products know nothing of "
+            "that; choose a teacher that sees all",
+            ZooWarning,
+            stacklevel=3,
+        )
 
 
 def lowest_multiplicities(graph: Graph) -> Tensor:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from zoo.errors import CapabilityError
-from zoo.files import sha256_file
 from zoo.graph import Graph
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
+from zoo.teachers.dtypes import default_dtype
 from zoo.teachers.inputs import check_elements
 from zoo.teachers.mace_file import open_model, unprotected
-from zoo.teachers.weights import OwnTeacher, Weights, find_own, find_weights, own_teacher
+from zoo.teachers.weights import OwnTeacher, Weights, Witness, find_own, find_weights, own_teacher
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
@@ -49,10 +49,11 @@ class _Model:
     """What is known of a published model before its file is here."""
 
     weights: Weights
-    channels: int  # of its scalars
+    channels: int  # of its scalars, as scripts and papers say; of MPA, MATPES and OFF24 as of what they began from
     theory: str
     source: tuple[str, str]  # citation and licence of the weights
     head: str | None = None  # of a file with several
+    elements: tuple[int, ...] | None = None  # that a head was trained on, where its file has more
 
 
 def _off(folder: str, file: str, blob: str, channels: int) -> _Model:
@@ -69,11 +70,14 @@ def _mp(
     theory: str = _MPTRJ,
     source: tuple[str, str] = _OF_MP,
     head: str | None = None,
+    elements: tuple[int, ...] | None = None,
+    seen: Witness = "index",
 ) -> _Model:
-    return _Model(Weights(f"{base}/{address}", f"sha256:{sha256}", size), channels, theory, source, head)
+    file = Weights(f"{base}/{address}", f"sha256:{sha256}", size, seen=seen)
+    return _Model(file, channels, theory, source, head, elements)
 
 
-def _mh(head: str, theory: str) -> _Model:
+def _mh(head: str, theory: str, elements: tuple[int, ...] | None = None) -> _Model:
     return _mp(
         "mace_mh_1/mace-mh-1.model",
         "a522eb7f59c7879963d41586528f4980baf33e086c94aa92e3eafdeccad3be47",
@@ -83,6 +87,7 @@ def _mh(head: str, theory: str) -> _Model:
         theory=theory,
         source=_OF_MH,
         head=head,
+        elements=elements,
     )
 
 
@@ -103,6 +108,7 @@ _MODELS = {
         "mace_mp_0/2023-12-10-mace-128-L0_energy_epoch-249.model",
         "2ddb079cee0e131eaaf6912ba581b394551ead283e95c99cfe78c605d10b5736",
         size=32_581_838,
+        seen="publisher",
     ),
     "mace-mp-0-medium/teacher": _mp(
         "mace_mp_0/2023-12-03-mace-128-L1_epoch-199.model",
@@ -143,6 +149,7 @@ _MODELS = {
         "mace_mpa_0/mace-mpa-0-medium.model",
         "75428afe3a1d7d8062e19bcaabd5c433623cabf308242ec9fb493e38604fb638",
         size=79_462_305,
+        seen="publisher",
         theory=_MPA,
     ),
     "mace-omat-0-small/teacher": _mp(
@@ -174,7 +181,7 @@ _MODELS = {
     ),
     "mace-mh-1/omat-pbe-teacher": _mh("omat_pbe", _OMAT),
     "mace-mh-1/matpes-r2scan-teacher": _mh("matpes_r2scan", _R2SCAN),
-    "mace-mh-1/omol-teacher": _mh("omol", _OMOL),
+    "mace-mh-1/omol-teacher": _mh("omol", _OMOL, tuple(range(1, 84))),  # OMol25 has H to Bi
 }
 
 
@@ -188,20 +195,24 @@ class MACE(Potential):
 
     traits = Traits(smoothness=2)
 
-    def __init__(self, model: Any, head: int = 0) -> None:
-        """``head`` is the number of one of the model's heads. The energies of lone atoms are taken from the model."""
+    def __init__(self, model: Any, head: int = 0, trained: tuple[int, ...] | None = None) -> None:
+        """``head`` is the number of one of the model's heads; ``trained``, if not all, the elements that it knows.
+
+        The energies of lone atoms are taken from the model.
+        """
         super().__init__()
         numbers: list[int] = model.atomic_numbers.tolist()
         lone = model.atomic_energies_fn.atomic_energies
         by_number = dict(zip(numbers, lone.reshape(-1, len(numbers))[head].double().tolist(), strict=True))
         lone.zero_()  # added in float64 instead: what they would leave of an energy in float32 is its first digits
         self.cutoff = float(model.r_max)
-        self.elements = tuple(sorted(numbers))
+        self.elements = tuple(sorted(numbers if trained is None else set(numbers) & set(trained)))
         scalars = model.products[-1].linear.irreps_out.count("0e")
         self.traits = replace(self.traits, features=scalars, reflection_invariant=not getattr(model, "use_so3", False))
         self.model, self.head = model, head
         self._references = tuple(by_number.get(number, 0.0) for number in range(max(numbers) + 1))  # eV
         places = {number: place for place, number in enumerate(numbers)}
+        self._kinds = len(numbers)
         self._places = tuple(places.get(number, 0) for number in range(max(numbers) + 1))
         self._behind = model.products[-1].linear.irreps_out.dim - scalars  # features of the last interaction that turn
 
@@ -247,7 +258,7 @@ class MACE(Potential):
     def _one_hot(self, numbers: Tensor) -> Tensor:
         """(atoms, elements) in the model's own order."""
         places = torch.tensor(self._places, device=numbers.device)[numbers]
-        return torch.nn.functional.one_hot(places, len(self.elements)).to(self.dtype)
+        return torch.nn.functional.one_hot(places, self._kinds).to(self.dtype)
 
 
 def names() -> tuple[str, ...]:
@@ -268,13 +279,13 @@ def traits(name: str) -> Traits:
 def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """A published teacher whose file is here. Raises MissingPackageError, IntegrityError and CapabilityError."""
     known = _MODELS[name]
-    path = find_weights(name, known.weights)
+    path, sha256 = find_weights(name, known.weights)
     citation, licence = known.source
     remedy = f"remove it, and run: zoo teachers fetch {name}"
     return Teacher(
         name=name,
-        potential=_potential(path, known.head, remedy).to(device, dtype),
-        weights_sha256=sha256_file(path),
+        potential=_potential(path, known.head, remedy, known.elements).to(device, dtype),
+        weights_sha256=sha256,
         package=_package(),
         level_of_theory=known.theory,
         licence_code="MIT",
@@ -289,7 +300,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     return Teacher(
         name=name,
         potential=_potential(path, facts.head, remedy).to(device, dtype),
-        weights_sha256=sha256_file(path),
+        weights_sha256=facts.sha256,
         package=_package(),
         level_of_theory=facts.level_of_theory,
         licence_code="MIT",
@@ -304,24 +315,20 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
     For comparisons, of files that are trusted: their digest is checked.
     """
     own = own_teacher(name)
-    path = find_weights(name, _MODELS[name].weights) if own is None else find_own(own)
+    path = find_weights(name, _MODELS[name].weights).path if own is None else find_own(own)
     head = _MODELS[name].head if own is None else own.head
-    with unprotected():
+    with unprotected(), default_dtype(dtype):  # which the calculator sets, and leaves so
         from mace.calculators import MACECalculator  # lazy: an optional package
 
         chosen = {} if head is None else {"head": head}
-        usual = torch.get_default_dtype()
-        try:
-            return MACECalculator(
-                model_paths=str(path), device="cpu", default_dtype=str(dtype).removeprefix("torch."), **chosen
-            )
-        finally:
-            torch.set_default_dtype(usual)  # the calculator leaves its own
+        return MACECalculator(
+            model_paths=str(path), device="cpu", default_dtype=str(dtype).removeprefix("torch."), **chosen
+        )
 
 
-def _potential(path: Path, head: str | None, remedy: str) -> MACE:
+def _potential(path: Path, head: str | None, remedy: str, trained: tuple[int, ...] | None = None) -> MACE:
     model = open_model(path, remedy)
-    return MACE(model, _head(list(getattr(model, "heads", ["Default"])), head, path)).eval()
+    return MACE(model, _head(list(getattr(model, "heads", ["Default"])), head, path), trained).eval()
 
 
 def _head(heads: list[str], wanted: str | None, path: Path) -> int:

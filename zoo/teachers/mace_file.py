@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.serialization import safe_globals
 
 from zoo.errors import CapabilityError, IntegrityError, MissingPackageError
+from zoo.teachers.dtypes import default_dtype
 from zoo.teachers.records import Record, read_records
 
 SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # set by mace when it is imported: it ends torch's protection everywhere
@@ -138,15 +139,13 @@ def _build(modules: ModuleType, tree: Record, tensors: dict[str, Tensor]) -> Any
     import e3nn  # lazy: an optional package
 
     settings = _settings(modules, tree, tensors)
-    dtype, defaults = torch.get_default_dtype(), e3nn.get_optimization_defaults()
-    with torch.random.fork_rng(devices=[]):
+    defaults = e3nn.get_optimization_defaults()
+    with torch.random.fork_rng(devices=[]), default_dtype(tensors[_FIRST].dtype):
         try:
-            torch.set_default_dtype(tensors[_FIRST].dtype)
             e3nn.set_optimization_defaults(jit_script_fx=False)
             return getattr(modules, tree.kind)(**settings)
         finally:
             e3nn.set_optimization_defaults(**defaults)
-            torch.set_default_dtype(dtype)
 
 
 def _settings(modules: ModuleType, tree: Record, tensors: dict[str, Tensor]) -> dict[str, Any]:

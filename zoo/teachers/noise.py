@@ -32,10 +32,6 @@ class Differences(Config):
     noise_eV_A: float = Field(ge=0)  # standard deviation of a component of a force
     third_eV_A4: float = Field(ge=0)  # third derivative of the forces along a probe, root mean square
 
-    def error(self, longest: float = 1.0) -> float:
-        """Expected of a product's component, root mean square, eV/Å², for a probe with its longest atom so long."""
-        return longest * sqrt(self.noise_part**2 + (self.third_eV_A4 * self.step_A**2 / 6) ** 2)
-
     @property
     def noise_part(self) -> float:
         """That of noise alone, eV/Å² for a probe whose longest atom has the length 1."""

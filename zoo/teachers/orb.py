@@ -6,18 +6,17 @@ network makes of the mean over their features; it is no sum over atoms, and two 
 molecules. Node features are not given, because they turn with the structure in no known way.
 
 ``-20-`` models see the nearest 20 neighbours of an atom, so that energy and forces jump as neighbours change places;
-``-inf-`` and ``-omol`` models see 120, more than there are within 6 Å in all but the densest matter (diamond has 158).
-Direct models predict forces, of which the mean is removed, and for a molecule the torque; the stress that they predict
-too is not passed on. OrbMol is asked for neutral structures with one unpaired electron where the number of electrons is
-odd.
+``-inf-`` and ``-omol`` models see 120, more than there are within 6 Å in all but the densest matter (diamond has 158),
+where a warning says so. Direct models predict forces, of which the mean is removed, and for a molecule the torque, and,
+but for OrbMol, the stress. OrbMol is asked for neutral structures with one unpaired electron where the number of
+electrons is odd.
 
-Weights are dictionaries of tensors, read without running anything. Nobody publishes their digests.
+Weights are dictionaries of tensors, read without running anything. No published digest of them was found.
 """
 
 import importlib.metadata
+import inspect
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,19 @@ import torch
 from torch import Tensor
 
 from zoo.errors import IntegrityError, MissingPackageError
-from zoo.files import sha256_file
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
-from zoo.teachers.inputs import check_elements, lowest_multiplicities, nearest
-from zoo.teachers.jmp.checkpoint import open_checkpoint
+from zoo.teachers.dtypes import default_dtype
+from zoo.teachers.inputs import check_elements, lowest_multiplicities, nearest, warn_of_hidden
+from zoo.teachers.pickles import read_pickle
 from zoo.teachers.weights import Weights, find_weights
 
 _CUTOFF = 6.0  # Å
 _ALL = 120  # neighbours, which orb-models takes for unlimited
 _KINDS = 118  # rows of a one-hot of atomic numbers
+_PLACES = (0, 5, 4, 5, 1, 3, 4, 3, 2)  # of the elements of a stress in Voigt's order
 _ADDRESS = "https://orbitalmaterials-public-models.s3.us-west-1.amazonaws.com/forcefields"
 _CITATIONS = {
     "v3": "B. Rhodes, S. Vandenhaute, V. Šimkus, J. Gin, J. Godwin, T. Duignan, M. Neumann, arXiv:2504.06231 (2025)",
@@ -122,7 +122,7 @@ class Orb(Potential):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.name, self.neighbors, self.elements = name, neighbors, elements
-        self.traits = _traits("forces" in model.heads, neighbors)
+        self.traits = _traits("forces" in model.heads, neighbors, model.model.conditioner is not None)
 
     def atomic_energies(self, graph: Graph) -> Tensor:
         """(atoms,) eV, equal shares of the energy of each structure."""
@@ -130,18 +130,23 @@ class Orb(Potential):
 
     def atomic_outputs(self, graph: Graph) -> AtomOutputs:
         check_elements(graph, self.elements, self.name)
-        batch = _batch_of(nearest(graph, self.neighbors))
+        near = nearest(graph, self.neighbors)
+        if self.traits.smoothness >= 0:
+            warn_of_hidden(graph, near, self.neighbors, self.name)
+        batch = _batch_of(near)
         features = self.model.model(batch)["node_features"]  # (atoms, channels)
-        with _default(self.dtype):  # in which it raises whole numbers to powers
+        with default_dtype(self.dtype):  # in which it raises whole numbers to powers
             repulsion = self.model.pair_repulsion_fn(batch)
         head = self.model.heads["energy"]
         mean = scatter_sum(features, graph.structure, graph.num_structures) / batch.n_node[:, None]
         share = head.normalizer.inverse(head.mlp(mean))[:, 0]  # (structures,) eV an atom
         share = share + repulsion["energy"] / batch.n_node
-        forces = None
+        forces, stress = None, None
         if not self.traits.conservative:
             forces = self.model.heads["forces"].predict(features, batch) + repulsion["forces"]
-        return AtomOutputs(share.index_select(0, graph.structure), forces=forces)
+            if self.traits.stress:
+                stress = _stress(self.model.heads["stress"].predict(features, batch), repulsion["stress"], graph.cells)
+        return AtomOutputs(share.index_select(0, graph.structure), forces=forces, stress=stress)
 
     def reference_energies(self, numbers: Tensor) -> Tensor:
         """(atoms,) eV, float64: the constants that orb-models adds for each element."""
@@ -152,6 +157,12 @@ class Orb(Potential):
         """(elements, channels) What the network begins with, in the order of ``elements``."""
         table: Tensor = self.model.model.atom_emb.embeddings.weight
         return table[list(self.elements)]
+
+
+def _stress(learned: Tensor, repulsion: Tensor, cells: Tensor) -> Tensor:
+    """(structures, 3, 3) eV/Å³ of both parts (structures, 6); orb-models divides the second by a signed volume."""
+    found = learned + repulsion * torch.linalg.det(cells).sign()[:, None]
+    return torch.stack([found[:, place] for place in _PLACES], dim=1).reshape(-1, 3, 3)
 
 
 def _batch_of(graph: Graph) -> _Batch:
@@ -180,7 +191,7 @@ def _batch_of(graph: Graph) -> _Batch:
     )
 
 
-def _traits(direct: bool, neighbors: int) -> Traits:
+def _traits(direct: bool, neighbors: int, charged: bool) -> Traits:
     every = neighbors >= _ALL
     return Traits(
         conservative=not direct,
@@ -189,8 +200,9 @@ def _traits(direct: bool, neighbors: int) -> Traits:
         permutation_invariant=every,  # equally near neighbours are taken in the order of atoms
         size_consistent=False,
         smoothness=2 if every else -1,
-        stress=not direct,
+        stress=not (direct and charged),
         atomic_energies=False,
+        open_shells=charged,
     )
 
 
@@ -201,7 +213,7 @@ def names() -> tuple[str, ...]:
 
 def traits(name: str) -> Traits:
     """What a teacher gives, known without its package."""
-    return _traits(_MODELS[name].direct, _MODELS[name].neighbors)
+    return _traits(_MODELS[name].direct, _MODELS[name].neighbors, _MODELS[name].charged)
 
 
 def weights(name: str) -> Weights:
@@ -213,13 +225,13 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """An Orb teacher. Raises MissingPackageError, and IntegrityError where its file is not a model of its kind."""
     pretrained = _package(name)
     kind = _MODELS[name]
-    path = find_weights(name, weights(name))
+    path, sha256 = find_weights(name, weights(name))
     model = _filled(_empty(pretrained, kind, dtype), path, name)
     potential = Orb(model, name, neighbors=kind.neighbors, elements=_DATA[kind.data].elements)
     return Teacher(
         name=name,
         potential=potential.to(device, dtype).eval(),
-        weights_sha256=sha256_file(path),
+        weights_sha256=sha256,
         package=f"orb-models {importlib.metadata.version('orb-models')}",
         level_of_theory=_DATA[kind.data].level_of_theory,
         licence_code="Apache-2.0",
@@ -231,9 +243,12 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
 def _package(name: str) -> Any:
     try:
         from orb_models.forcefield import pretrained  # lazy: an optional package
-    except ImportError as error:
+
+        if "has_charge_spin_cond" not in inspect.signature(pretrained.orb_v3_direct_architecture).parameters:
+            raise ImportError("the installed one is older than 0.5.5")
+    except (ImportError, AttributeError) as error:
         raise MissingPackageError(
-            f"{name} needs the package orb-models ({error}); run: pip install orb-models"
+            f"{name} needs the package orb-models ({error}); run: pip install 'orb-models>=0.5.5'"
         ) from error
     return pretrained
 
@@ -241,7 +256,7 @@ def _package(name: str) -> Any:
 def _empty(pretrained: Any, kind: _Model, dtype: torch.dtype) -> Any:
     """The network of a kind, as orb-models makes it, with numbers of no meaning; constants are made in this type."""
     build = pretrained.orb_v3_direct_architecture if kind.direct else pretrained.orb_v3_conservative_architecture
-    with _default(dtype):
+    with default_dtype(dtype):
         model = build(has_charge_spin_cond=kind.charged, has_stress=not kind.charged, device="cpu").to(dtype)
     if not kind.direct:
         model.pair_repulsion_fn.node_aggregation = "mean"  # as these weights were trained, whatever the version
@@ -249,17 +264,16 @@ def _empty(pretrained: Any, kind: _Model, dtype: torch.dtype) -> Any:
 
 
 def _filled(model: Any, path: Path, name: str) -> Any:
-    """The network with the numbers of a file. Raises IntegrityError."""
-    content = open_checkpoint(path)
+    """The network with the numbers of a file, which names no class. Raises IntegrityError."""
+    remedy = f"fetch it again: zoo teachers fetch {name}"
+    content = read_pickle(path, lambda name: None, remedy, mapped=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # orb-models warns of heads that are missing or too many
             model.load_state_dict(content, strict=True)
-    except (RuntimeError, UserWarning, AttributeError, TypeError) as error:
+    except (RuntimeError, UserWarning, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(
-            f"{path} holds no {name.partition('/')[0]} ({reason}); fetch it again: zoo teachers fetch {name}"
-        ) from error
+        raise IntegrityError(f"{path} holds no {name.partition('/')[0]} ({reason}); {remedy}") from error
     return model
 
 
@@ -276,11 +290,11 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
 
     class InItsType(ORBCalculator):  # type: ignore[misc]
         def calculate(self, *given: Any, **asked: Any) -> None:
-            with _default(dtype):
+            with default_dtype(dtype):
                 super().calculate(*given, **asked)
 
-    path = find_weights(name, weights(name))
-    with warnings.catch_warnings(), _default(dtype):
+    path = find_weights(name, weights(name)).path
+    with warnings.catch_warnings(), default_dtype(dtype):
         warnings.simplefilter("ignore")  # it warns of the type that it sets
         build = pretrained.ORB_PRETRAINED_MODELS[name.partition("/")[0]]
         precision = "float64" if dtype == torch.float64 else "float32-highest"
@@ -288,14 +302,3 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
         if isinstance(built, tuple):  # since version 0.6, with what makes its graphs
             return InItsType(built[0], atoms_adapter=built[1], device="cpu")
         return InItsType(built, device="cpu")
-
-
-@contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    """PyTorch's default type for the time of a block."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -1,29 +1,17 @@
 """Pickles of whole modules, read as records of what they say: nothing that they name is imported, made or run.
 
 A file of ``torch.save(module)`` names classes and functions, which an ordinary load imports and calls. Here an inert
-class stands for each of them, under its name, while ``torch.load(weights_only=True)`` reads the file; what is code in
+class stands for each of them, under its name, while PyTorch's restricted reader reads the file; what is code in
 it (the source of a ``GraphModule``, the bytes of TorchScript) stays text and bytes.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Self
 
-import torch
 from torch import Tensor
-from torch.serialization import (
-    add_safe_globals,
-    clear_safe_globals,
-    get_safe_globals,
-    get_unsafe_globals_in_checkpoint,
-    safe_globals,
-)
 
-from zoo.errors import IntegrityError
-
-# what the reader raises for a file that is cut short, damaged, or made to harm
-_BROKEN = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, UnpicklingError)
+from zoo.teachers.pickles import read_pickle
 
 
 class Record:
@@ -88,21 +76,11 @@ def read_records(path: Path, allowed: tuple[str, ...], remedy: str) -> Any:
     ``allowed`` are the names that it may hold, or beginnings of names that end with a dot. Raises IntegrityError, with
     the remedy, where it holds another or cannot be read; then nothing was opened.
     """
-    kept = get_safe_globals()
-    clear_safe_globals()  # what the user trusts elsewhere is not to be made here
-    try:
-        names = get_unsafe_globals_in_checkpoint(path)
-        strange = sorted(name for name in names if not _is_allowed(name, allowed))
-        if strange:
-            raise IntegrityError(f"{path} names {strange[0]!r}, which no such file does; it was not opened, {remedy}")
-        stand_ins: list[Any] = [(type("Record", (Record,), {"path": name}), name) for name in names]
-        with safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, *_BROKEN) as error:
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise IntegrityError(f"{path} cannot be read as a file of torch.save ({reason}); {remedy}") from error
-    finally:
-        add_safe_globals(kept)
+
+    def stand_in(name: str) -> type[Record] | None:
+        return type("Record", (Record,), {"path": name}) if _is_allowed(name, allowed) else None
+
+    return read_pickle(path, stand_in, remedy)
 
 
 def _is_allowed(name: str, allowed: tuple[str, ...]) -> bool:

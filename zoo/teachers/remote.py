@@ -14,8 +14,8 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,20 @@ from torch import Tensor
 
 import zoo.errors
 from zoo.derivatives import Side
-from zoo.errors import CapabilityError, IntegrityError, OutOfMemoryError, WorkerError, ZooError, ZooWarning
+from zoo.errors import (
+    CapabilityError,
+    IntegrityError,
+    MissingPackageError,
+    OutOfMemoryError,
+    WorkerError,
+    ZooError,
+    ZooWarning,
+)
 from zoo.graph import Graph
+from zoo.memory import Kept
 from zoo.potential import Potential, Prediction, Traits
 from zoo.teachers.base import Teacher
-from zoo.teachers.environments import BOOT, code_folder
+from zoo.teachers.environments import BOOT, code_folder, family_at, in_use
 from zoo.teachers.wire import VERSION, Message, graph_tensors, prediction_of, receive, send
 
 _PATIENCE = 3.0  # seconds that a worker is given to end by itself
@@ -39,6 +48,7 @@ _LINES, _LINE = 500, 4096  # of what a worker prints: lines that are kept, bytes
 _WORDS, _WORD = 3, 200  # of that, in a message: lines, characters of one
 _OUT_OF_MEMORY = "out of memory"
 _AGAIN = "run the same again, which starts another"
+_SMALLER = f"{_AGAIN}; if that is killed too, take smaller structures, or a machine with more memory"
 
 _START = BOOT + "from zoo.teachers.worker import main\nmain()\n"
 
@@ -55,6 +65,12 @@ class Workplace:
 
     name: str
     python: Path
+
+    @property
+    def mending(self) -> str | None:
+        """What helps where packages of its environment cannot be imported; None outside of one."""
+        family = family_at(self.python)
+        return f"run: zoo teachers remove {family}, then: zoo teachers install {family}" if family else None
 
     def command(self, dtype: torch.dtype, device: torch.device, pipes: Sequence[int]) -> list[str]:
         """How it is started. The paths and packages of this process are hidden from another one's Python."""
@@ -83,6 +99,7 @@ class RemotePotential(Potential):
         super().__init__()
         self.workplace = workplace
         self._worker: Worker | None = None
+        self._kept: Kept | None = None  # which counts what the worker keeps
         # where answers are given, and in which type
         self.register_buffer("place", torch.zeros((), dtype=dtype, device=device), persistent=False)
         facts = self._running().hello.facts
@@ -111,6 +128,18 @@ class RemotePotential(Potential):
         table = self._running().hello.tensors.get("element_embeddings")
         return None if table is None else table.to(self.device)
 
+    @contextmanager
+    def counting(self, kept: Kept) -> Iterator[None]:
+        self._kept = kept
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def free_memory(self) -> int:
+        """Of a GPU what the worker may take, which keeps there what it has taken before."""
+        return int(self._ask("free_memory", {})["bytes"]) if self.device.type == "cuda" else super().free_memory()
+
     def predict(
         self,
         graph: Graph,
@@ -124,13 +153,14 @@ class RemotePotential(Potential):
         create_graph: bool = False,
     ) -> Prediction:
         """As in this process, but for ``create_graph``, which raises CapabilityError. Raises WorkerError too."""
-        if create_graph:
+        if create_graph and self._kept is None:
             raise CapabilityError(
                 f"{self.workplace.name} answers from a process of its own, and its answers cannot be differentiated "
                 "here; leave create_graph out, or install its package beside zoo"
             )
         given = {} if probes is None else {"probes": probes}
         options = {"forces": forces, "stress": stress, "side": side, "features": features, "gradient": gradient}
+        options["create_graph"] = create_graph
         return prediction_of(self._ask("predict", graph_tensors(graph) | given, **options))
 
     def hessian(self, graph: Graph, rows: Tensor | None = None) -> Tensor:
@@ -155,8 +185,11 @@ class RemotePotential(Potential):
             "ask": what,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "count": self._kept is not None,
         }
         answer = self._running().ask(Message(facts | options, tensors))
+        if self._kept is not None:
+            self._kept.add_elsewhere(*answer.facts["kept"])
         return {name: tensor.to(self.device) for name, tensor in answer.tensors.items()}
 
     def _running(self) -> "Worker":
@@ -180,18 +213,19 @@ class Worker:
 
     def __init__(self, workplace: Workplace, dtype: torch.dtype, device: torch.device) -> None:
         """Started, and ready to be asked. Raises WorkerError, and what loading the teacher raised."""
-        self.name, self._dtype, self._device = workplace.name, dtype, device
+        self.workplace, self.name, self._dtype, self._device = workplace, workplace.name, dtype, device
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         self._out, self._in = os.fdopen(ours_out, "wb"), os.fdopen(ours_in, "rb", buffering=0)
         try:
-            self._process = subprocess.Popen(
-                workplace.command(dtype, device, (theirs_in, theirs_out)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs_in, theirs_out),
-            )
+            with in_use(workplace.python) as held:
+                self._process = subprocess.Popen(
+                    workplace.command(dtype, device, (theirs_in, theirs_out)),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs_in, theirs_out, *held),
+                )
         except OSError as error:
             self._out.close()
             self._in.close()
@@ -206,9 +240,11 @@ class Worker:
         assert self._process.stdout is not None
         self._listener = threading.Thread(target=_listen, args=(self._process.stdout, self._printed), daemon=True)
         self._listener.start()
+        self._greeting = True  # until it has said who it is
         self._owner = os.getpid()
         self._end = weakref.finalize(self, _end, self._process, (self._out, self._in), self._owner)
         self.hello = self._greeted()
+        self._greeting = False
 
     def serves(self, dtype: torch.dtype, device: torch.device) -> bool:
         """Whether it lives, answers in this type and on this device, and to this process: not to one forked from it."""
@@ -281,11 +317,23 @@ class Worker:
         told = f"answered what is no message: {why}" if why else "closed its end of the pipe"
         told = told if code is None else _ending(code)
         words = _last_words(self._printed)
-        return WorkerError(f"the worker of {self.name} {told}{f'; its last words: {words}' if words else ''}; {_AGAIN}")
+        words = f"; its last words: {words}" if words else ""
+        return WorkerError(f"the worker of {self.name} {told}{words}; {self._remedy(code)}")
+
+    def _remedy(self, code: int | None) -> str:
+        """What helps against the end of a process with this code; None of one that lived."""
+        if code == -signal.SIGKILL:
+            return _SMALLER
+        failed = self._greeting and code is not None and code > 0  # before it was ready: above all its packages
+        return (self.workplace.mending if failed else None) or _AGAIN
 
     def _raise(self, told: dict[str, str]) -> Never:
         """Raises at home what a worker raised."""
-        kind = getattr(zoo.errors, told["kind"], None)
+        kind, missing = getattr(zoo.errors, told["kind"], None), told["missing"]
+        if missing and (mending := self.workplace.mending) is not None:
+            raise MissingPackageError(
+                f"the environment of {self.name} cannot import what it needs ({missing}); {mending}"
+            )
         if isinstance(kind, type) and issubclass(kind, ZooError):
             raise kind(told["text"])
         reason = " ".join(told["text"].split())[:_WORD]

@@ -1,8 +1,8 @@
 """SevenNet, the foundation models of the package ``sevenn`` (Park, Kim, Hwang, Han, JCTC 2024, 20, 4857).
 
 The package carries the weights of some as pickles, and names the address of others. A digest is checked before a file
-is opened, and a file is opened only where it names nothing but tensors, arrays and plain values, so that sevenn's own
-reader, which would run what it names, finds nothing to run.
+is opened, and a file is read here, as tensors, arrays and plain values: sevenn's own reader, which would run whatever a
+file names, opens none.
 """
 
 import importlib.metadata
@@ -12,6 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +21,8 @@ from zoo.files import sha256_file
 from zoo.graph import Graph
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
-from zoo.teachers.records import read_records
-from zoo.teachers.weights import OwnTeacher, Weights, find_own, find_weights, own_teacher
+from zoo.teachers.pickles import read_pickle
+from zoo.teachers.weights import Found, OwnTeacher, Weights, find_own, find_weights, own_teacher
 
 _RELEASES = "https://github.com/MDIL-SNU/SevenNet/releases/download"
 
@@ -98,10 +99,14 @@ _READOUT = "reduce_input_to_hidden"  # the first layer after the last convolutio
 _RESCALE = "rescale_atomic_energy"
 _LAST = "last_node_features"
 _OUTPUTS = ("reduce_total_enegy", "force_output")  # modules of sevenn that zoo's own derivatives replace
-_PLAIN = (  # what a checkpoint names beside tensors: the arrays of its config
-    *("numpy.ndarray", "numpy.dtype", "numpy.dtypes."),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-)
+_ARRAYS = {  # what a checkpoint names beside tensors: the arrays of its config, by the names of NumPy 1 and 2
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{f"numpy.{core}.multiarray._reconstruct": np.ndarray(0).__reduce__()[0] for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")},
+}
+_TYPES = tuple(type(np.dtype(kind)) for kind in ("f4", "f8", "i8", "?"))  # of what is in them
+_GIVE = "give a checkpoint as sevenn wrote it"
 _BROKEN = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, UnpicklingError)
 
 
@@ -239,12 +244,12 @@ def weights(name: str) -> Weights | None:
 def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """A SevenNet teacher. Raises MissingPackageError, and IntegrityError where the weights are not the known ones."""
     _check_package(name)
-    model, path = _MODELS[name], _path(name)
-    remedy = "run: pip install --force-reinstall sevenn" if model.digest else f"remove it: zoo teachers fetch {name}"
+    model, (path, sha256) = _MODELS[name], _find(name)
+    remedy = "pip install --force-reinstall sevenn" if model.digest else f"zoo teachers fetch {name}"
     return Teacher(
         name=name,
-        potential=_opened(path, model.modal, remedy).to(device, dtype).eval(),
-        weights_sha256=model.digest or sha256_file(path),
+        potential=_opened(path, model.modal, f"remove it, and run: {remedy}").to(device, dtype).eval(),
+        weights_sha256=sha256,
         package=_package(),
         level_of_theory=model.theory,
         licence_code="MIT",
@@ -258,7 +263,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     _check_package(name)
     return Teacher(
         name=name,
-        potential=_opened(path, facts.head, "give a checkpoint as sevenn wrote it").to(device, dtype).eval(),
+        potential=_opened(path, facts.head, _GIVE).to(device, dtype).eval(),
         weights_sha256=facts.sha256,
         package=_package(),
         level_of_theory=facts.level_of_theory,
@@ -274,11 +279,12 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
     from sevenn.calculator import SevenNetCalculator  # lazy: an optional package
 
     own = own_teacher(name)
-    path = _path(name) if own is None else find_own(own)
+    path = _find(name).path if own is None else find_own(own)
+    model = _checkpoint(path, _GIVE).build_model()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No tensor product accelerator", category=UserWarning)
-        read_records(path, _PLAIN, "give a checkpoint as sevenn wrote it")
-        found = SevenNetCalculator(str(path), device="cpu", modal=_MODELS[name].modal if own is None else own.head)
+        modal = _MODELS[name].modal if own is None else own.head
+        found = SevenNetCalculator(model, file_type="model_instance", device="cpu", modal=modal)
     return found if dtype == torch.float32 else _in_double(found)
 
 
@@ -310,7 +316,7 @@ def _package() -> str:
     return f"sevenn {importlib.metadata.version('sevenn')}"
 
 
-def _path(name: str) -> Path:
+def _find(name: str) -> Found:
     """The file of a published teacher, its digest checked. Raises MissingPackageError, IntegrityError."""
     model, fetched = _MODELS[name], weights(name)
     if fetched is not None:
@@ -326,25 +332,39 @@ def _path(name: str) -> Path:
             f"{path} has the digest {found[:12]}…, expected {str(model.digest)[:12]}…; it was not opened. "
             "Run: pip install --force-reinstall sevenn"
         )
-    return path
+    return Found(path, found)
 
 
 def _opened(path: Path, modal: str | None, remedy: str) -> SevenNet:
     """The potential of a checkpoint. Raises IntegrityError, and ConfigError for a modality that it lacks."""
-    from sevenn.checkpoint import SevenNetCheckpoint  # lazy: an optional package
-
-    read_records(path, _PLAIN, remedy)
+    checkpoint = _checkpoint(path, remedy)
     try:
-        checkpoint = SevenNetCheckpoint(path)
         model, config = checkpoint.build_model(), checkpoint.config
         known = list(model.modal_map or ())
     except _BROKEN as error:
-        reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(
-            f"{path} is no checkpoint of SevenNet ({type(error).__name__}: {reason}); {remedy}"
-        ) from error
+        raise _no_checkpoint(path, error, remedy) from error
     if (modal is None) != (not known) or (modal is not None and modal not in known):
         which = f"has the modalities {', '.join(known)}" if known else "has no modalities"
         asked = "none was chosen" if modal is None else f"{modal!r} is none of them"
         raise ConfigError(f"{path} {which}, and {asked}; choose with: zoo teachers add NAME FILE --head MODALITY")
     return SevenNet(model, config, modal)
+
+
+def _checkpoint(path: Path, remedy: str) -> Any:
+    """sevenn's checkpoint of what a file holds, which sevenn does not open. Raises IntegrityError."""
+    from sevenn import checkpoint as theirs  # lazy: an optional package
+
+    content = read_pickle(path, _ARRAYS.get, remedy, made=_TYPES)
+    found = theirs.SevenNetCheckpoint(path)
+    try:
+        found._config = theirs._config_cp_routine(content["config"])
+        found._model_state_dict = content["model_state_dict"]
+    except _BROKEN as error:
+        raise _no_checkpoint(path, error, remedy) from error
+    found._loaded = True
+    return found
+
+
+def _no_checkpoint(path: Path, error: Exception, remedy: str) -> IntegrityError:
+    reason = " ".join(str(error).split())[:200]
+    return IntegrityError(f"{path} is no checkpoint of SevenNet ({type(error).__name__}: {reason}); {remedy}")

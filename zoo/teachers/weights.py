@@ -1,15 +1,15 @@
 """Weights of teachers on this disk: where they lie, what they must be, and teachers of one's own. Nothing is fetched.
 
-Beside a file that was fetched lies its record, which says from where it came. Where nobody publishes a digest, the
-record pins the file to what the first download was.
+Beside a file that was fetched lies its record, which says from where it came. Where no digest of it is known, the
+record pins the file to what the first download was, or to what the user said that it is.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Never
+from typing import Annotated, Literal, NamedTuple, Never
 from urllib.parse import urlsplit
 
 from ase.data import chemical_symbols
@@ -25,15 +25,24 @@ FACTS = "teacher.json"  # what is recorded of one of these, beside its file
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
 _BLOCK = 1 << 20
 
+Witness = Literal["publisher", "index", "here", "user"]  # index: at third hand; here: the first download
+_WITNESS: dict[Witness, str] = {
+    "publisher": " as published",
+    "index": ", which zoo has from third hand, not from its publisher",
+    "here": ", which was recorded at its first download",
+    "user": " as you have accepted it",
+}
+
 
 @dataclass(frozen=True)
 class Weights:
     """A file that a teacher is made from. Raises ConfigError where it is described as no file can be."""
 
     url: str
-    digest: str | None = None  # "sha256:<hex>", or "git:<hex>", the id of git's blob; None where nobody publishes one
+    digest: str | None = None  # "sha256:<hex>", or "git:<hex>", the id of git's blob; None where none was found
     size: int | None = None  # bytes
     gated: str | None = None  # the page where its terms are accepted first, which wants a token
+    seen: Witness = "publisher"  # who says digest and size
 
     def __post_init__(self) -> None:
         if self.digest is not None and not _DIGEST.fullmatch(self.digest):
@@ -53,6 +62,7 @@ class Record(Config):
     url: str
     digest: str = Field(pattern=f"^({_DIGEST.pattern})$")
     size: int = Field(ge=0)  # bytes
+    accepted: bool = False  # by the user, who may know better than third hands and first downloads
 
 
 def _known(symbols: tuple[str, ...]) -> tuple[str, ...]:
@@ -90,7 +100,14 @@ def weights_path(name: str, weights: Weights) -> Path:
     return weights_folder(name) / weights.file
 
 
-def find_weights(name: str, weights: Weights) -> Path:
+class Found(NamedTuple):
+    """A file of weights that is what it should be."""
+
+    path: Path
+    sha256: str  # hex
+
+
+def find_weights(name: str, weights: Weights) -> Found:
     """The file of a teacher, its size and digest checked; one that another teacher of the family has fetched will do.
 
     Raises MissingPackageError where it was not fetched, IntegrityError where it is another file.
@@ -98,8 +115,13 @@ def find_weights(name: str, weights: Weights) -> Path:
     path = next(copies(name, weights), None)
     if path is None:
         raise MissingPackageError(f"the weights of {name} are not here; run: zoo teachers fetch {name}")
-    check_weights(path, name, weights)
-    return path
+    due = weights_due(path, name, weights)
+    if due.digest is None:
+        raise IntegrityError(
+            f"{path} has no record of what it is, and zoo knows no digest of it; to take it as it is, run: "
+            f"zoo teachers fetch {name}"
+        )
+    return Found(path, check_weights(path, name, due))
 
 
 def copies(name: str, weights: Weights) -> Iterator[Path]:
@@ -116,39 +138,66 @@ def copies(name: str, weights: Weights) -> Iterator[Path]:
             yield path
 
 
-def check_weights(path: Path, name: str, weights: Weights) -> None:
-    """Raises IntegrityError where a file is not what its publisher says, or, if he says nothing, what came first."""
-    again = f"remove it, and run: zoo teachers fetch {name}"
-    size = path.stat().st_size
-    if weights.size not in (None, size):
-        raise IntegrityError(f"{path} has {size:,} bytes, expected {weights.size:,}; it was not opened, {again}")
-    expected = weights.digest
-    if expected is None:
-        expected = _pinned(path, name, weights)
-    found = digest_of(path, expected)
-    if found == expected:
-        return
-    if weights.digest is not None:
-        raise IntegrityError(f"{path} has {found}, expected {expected} as published; it was not opened, {again}")
-    raise IntegrityError(
-        f"{path} has {found}, expected {expected}, which was recorded at its first download; it was not opened, "
-        f"{again}, or, if you know why it changed, remove {record_path(path)} alone, and run the same"
-    )
+def weights_due(path: Path, name: str, weights: Weights) -> Weights:
+    """What a file must be: as published, else as the user has accepted it, else as third hands say, or as it came.
 
-
-def _pinned(path: Path, name: str, weights: Weights) -> str:
-    """The digest that was recorded of a file of which nobody publishes one. Raises IntegrityError."""
+    Raises IntegrityError where nobody says it, and the file came from another address.
+    """
     record = read_record(path)
-    if record is None:
-        raise IntegrityError(
-            f"{path} has no record of what it is, and nobody publishes its digest; to take it as it is, run: "
-            f"zoo teachers fetch {name}"
-        )
-    if record.url != weights.url:
+    firm = weights.seen == "user" or (weights.seen == "publisher" and weights.digest is not None)
+    if firm or record is None:
+        return weights
+    if record.url != weights.url and weights.digest is None and path.is_file():
         raise IntegrityError(
             f"{path} came from {record.url}, expected {weights.url}; remove it, and run: zoo teachers fetch {name}"
         )
-    return record.digest
+    if record.url != weights.url or (weights.digest is not None and not record.accepted):
+        return weights
+    return replace(weights, digest=record.digest, size=record.size, seen="user" if record.accepted else "here")
+
+
+def check_weights(path: Path, name: str, weights: Weights) -> str:
+    """The SHA-256 of a file of this size and digest, as far as they are known. Raises IntegrityError for another."""
+    sha256, wrong = compare(path, weights)
+    if wrong is None:
+        return sha256
+    remedy = f"remove it, and run: zoo teachers fetch {name}"
+    if weights.seen != "publisher":
+        remedy += f", or, if you know it to be right, run: {accepting(name, sha256)}"
+    raise IntegrityError(f"{path} has {wrong}; it was not opened, {remedy}")
+
+
+def accepting(name: str, sha256: str) -> str:
+    """The command by which a user takes a file that is not as zoo knows it."""
+    return f"zoo teachers fetch {name} --accept-digest sha256:{sha256}"
+
+
+def compare(path: Path, weights: Weights) -> tuple[str, str | None]:
+    """The SHA-256 of a file, and for messages how it differs from what it should be; it is read once, as a stream.
+
+    One of another size than its publisher says is not read.
+    """
+    size, other = path.stat().st_size, weights.size not in (None, path.stat().st_size)
+    if other and (weights.seen == "publisher" or weights.digest is None):
+        return "", f"{size:,} bytes, expected {weights.size:,}{_WITNESS[weights.seen]}"
+    found = digests_of(path, git=(weights.digest or "").startswith("git:"))
+    sha256 = found[0].removeprefix("sha256:")
+    if not other and weights.digest in (None, found[-1]):
+        return sha256, None
+    sizes = (f"{size:,} bytes and ", f"{weights.size:,} bytes and ") if other else ("", "")
+    return sha256, f"{sizes[0]}{found[-1]}, expected {sizes[1]}{weights.digest}{_WITNESS[weights.seen]}"
+
+
+def digests_of(path: Path, *, git: bool = False) -> list[str]:
+    """``sha256:<hex>`` of a file, then, where it is asked for, ``git:<hex>``, the id of its blob."""
+    contents = {"sha256": hashlib.sha256()}
+    if git:
+        contents["git"] = hashlib.sha1(b"blob %d\x00" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            for content in contents.values():
+                content.update(block)
+    return [f"{kind}:{content.hexdigest()}" for kind, content in contents.items()]
 
 
 def record_path(path: Path) -> Path:
@@ -162,17 +211,6 @@ def read_record(path: Path) -> Record | None:
         return read_json(Record, record_path(path))
     except ConfigError:
         return None
-
-
-def digest_of(path: Path, like: str = "sha256:") -> str:
-    """The digest of a file, of the same kind as ``like``, read as a stream."""
-    if like.startswith("sha256:"):
-        return f"sha256:{sha256_file(path)}"
-    content = hashlib.sha1(b"blob %d\x00" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            content.update(block)
-    return f"git:{content.hexdigest()}"
 
 
 # --- teachers of one's own -----------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from zoo.errors import WorkerError, ZooError, ZooWarning
-from zoo.memory import is_out_of_memory
+from zoo.errors import MissingPackageError, WorkerError, ZooError, ZooWarning
+from zoo.memory import Kept, is_out_of_memory
 from zoo.ops import deterministic
 from zoo.potential import Potential
 from zoo.teachers import Teacher, load_here
@@ -120,7 +120,13 @@ def _answer(potential: Potential, question: Message) -> Message:
     if facts["threads"] != torch.get_num_threads():
         torch.set_num_threads(facts["threads"])
     with deterministic() if facts["deterministic"] else nullcontext():
-        return Message({}, answer(potential, facts, tensors))
+        if not facts["count"] or "graph.numbers" not in tensors:
+            return Message({"kept": (0, 0)}, answer(potential, facts, tensors))
+        graph = graph_of(tensors)
+        kept = Kept(potential, graph.num_atoms, graph.num_edges)
+        with potential.counting(kept):
+            found = answer(potential, facts, tensors)
+        return Message({"kept": kept.sizes}, found)
 
 
 def _predict(potential: Potential, facts: dict[str, Any], tensors: Tensors) -> Tensors:
@@ -133,6 +139,7 @@ def _predict(potential: Potential, facts: dict[str, Any], tensors: Tensors) -> T
         side=facts["side"],
         features=facts["features"],
         gradient=facts["gradient"],
+        create_graph=facts["create_graph"],
     )
     return prediction_tensors(found)
 
@@ -157,6 +164,10 @@ def _reference_energies(potential: Potential, facts: dict[str, Any], tensors: Te
     return {"energies": potential.reference_energies(tensors["numbers"].to(potential.device))}
 
 
+def _free_memory(potential: Potential, facts: dict[str, Any], tensors: Tensors) -> Tensors:
+    return {"bytes": torch.tensor(potential.free_memory())}
+
+
 def _ping(potential: Potential, facts: dict[str, Any], tensors: Tensors) -> Tensors:
     return {}
 
@@ -167,19 +178,26 @@ _ANSWERS: dict[str, Callable[[Potential, dict[str, Any], Tensors], Tensors]] = {
     "force_columns": _force_columns,
     "atomic_energies": _atomic_energies,
     "reference_energies": _reference_energies,
+    "free_memory": _free_memory,
     "ping": _ping,
 }
 
 
 def _failure(error: Exception) -> Message:
-    """An error by its class and its words; of one that is not zoo's, where it was raised."""
-    facts = {"kind": type(error).__name__, "text": str(error), "traceback": ""}
+    """An error by its class, its words and what could not be imported; of one not zoo's, where it was raised."""
+    facts = {"kind": type(error).__name__, "text": str(error), "traceback": "", "missing": _not_importable(error)}
     if not isinstance(error, ZooError):
         traceback.print_exception(error)
         facts["traceback"] = "".join(traceback.format_exception(error))
     if not isinstance(error, ZooError) and is_out_of_memory(error):
         facts["kind"] = OUT_OF_MEMORY
     return Message({"error": facts})
+
+
+def _not_importable(error: Exception) -> str:
+    """What an import said, where an error is of one; else nothing."""
+    found = error.__cause__ if isinstance(error, MissingPackageError) else error
+    return " ".join(str(found).split()) if isinstance(found, ImportError) else ""
 
 
 def _with_notes(message: Message, notes: list[str]) -> Message:

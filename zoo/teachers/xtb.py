@@ -20,6 +20,7 @@ differences free of noise; at the step chosen the error is below 1e-6, even if f
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,13 @@ class Molecules:
         """A copy finds the libraries of its own process."""
         return Molecules, (self.name,)
 
-    def __call__(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Answer:
-        """Raises DomainError for a crystal, DivergedError where the electrons find no self-consistent state."""
+    def __call__(
+        self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, more: Collection[str]
+    ) -> Answer:
+        """All at once, whatever is wanted.
+
+        Raises DomainError for a crystal, DivergedError where the electrons find no self-consistent state.
+        """
         if pbc.any():
             raise DomainError(
                 f"{Atoms(numbers).symbols} is periodic, and {self.name} is for molecules; "
@@ -91,7 +97,7 @@ def names() -> tuple[str, ...]:
 
 def traits(name: str) -> Traits:
     """What it gives."""
-    return Traits(stress=False)
+    return Traits(stress=False, open_shells=True)
 
 
 def weights(name: str) -> None:

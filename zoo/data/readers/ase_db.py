@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.db import connect
 
-from zoo.data.frame import Frame
+from zoo.data.frame import Frame, electrons
 from zoo.data.readers.base import Origin, bare_atoms, broken
 from zoo.errors import IntegrityError
 
@@ -66,4 +66,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 def _atoms(place: str, row: Any) -> Atoms:
     labels = {key: row.get(key) for key in ("energy", "forces", "stress")}
     pbc = np.asarray(row.pbc, dtype=bool)
-    return bare_atoms(place, row.numbers, row.positions, cell=row.cell, pbc=pbc, **labels)
+    atoms = bare_atoms(place, row.numbers, row.positions, cell=row.cell, pbc=pbc, **labels)
+    if (charges := row.get("initial_charges")) is not None:
+        atoms.info = electrons(Atoms(row.numbers, charges=charges))
+    return atoms

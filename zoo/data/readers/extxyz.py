@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.extxyz import read_xyz
 
-from zoo.data.frame import Frame
+from zoo.data.frame import Frame, electrons
 from zoo.data.readers.archives import BROKEN, Stream, streams
 from zoo.data.readers.base import REPAIR, Origin, bare_atoms, broken, numeric, whole_number
 from zoo.data.readers.materials_project import in_trajectory, of_frame_id, with_gaps
@@ -76,17 +76,19 @@ def _frame(place: str, index: int, atoms: Atoms) -> Frame:
     energy = _either(place, atoms, "energy")
     if "corrected_total_energy" in info:
         energy = info["corrected_total_energy"]
+    bare = bare_atoms(
+        place,
+        atoms.numbers,
+        atoms.positions,
+        cell=atoms.cell[:],
+        pbc=atoms.pbc,
+        energy=energy,
+        forces=_either(place, atoms, "forces"),
+        stress=_matrix(_either(place, atoms, "stress")),
+    )
+    bare.info = electrons(atoms)
     return Frame(
-        atoms=bare_atoms(
-            place,
-            atoms.numbers,
-            atoms.positions,
-            cell=atoms.cell[:],
-            pbc=atoms.pbc,
-            energy=energy,
-            forces=_either(place, atoms, "forces"),
-            stress=_matrix(_either(place, atoms, "stress")),
-        ),
+        atoms=bare,
         place=place,
         molecule=smiles,
         material=material,
