@@ -76,7 +76,7 @@ class ZooCalculator(Calculator):
             return list(all_changes)
         frames = zip(("numbers", "cell", "pbc"), frame_of(last), frame_of(atoms), strict=True)
         changes = [name for name, old, new in frames if old != new]
-        if not (last.positions == atoms.positions).all():
+        if last.positions.tobytes() != atoms.positions.tobytes():
             changes.insert(0, "positions")
         return changes if _stated(last) == _stated(atoms) else [*changes, "initial_charges"]
 
@@ -160,7 +160,7 @@ class ZooCalculator(Calculator):
     def _results(self, prediction: Prediction) -> dict[str, Any]:
         assert prediction.forces is not None
         energy = float(prediction.energy[0])
-        forces = prediction.forces.double().numpy()
+        forces = prediction.forces.numpy().astype(np.float64)
         results: dict[str, Any] = {"forces": forces}
         if self.potential.traits.energies:
             results |= {"energy": energy, "free_energy": energy}
