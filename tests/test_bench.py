@@ -381,6 +381,12 @@ def test_a_teacher_that_is_not_here_is_told_and_an_unknown_engine_refused() -> N
         loaded_runner("./nowhere", "other")
 
 
+def test_another_engine_that_nobody_knows_is_told_with_the_peers(folder: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"^'mace' names nothing; .*; peers: .*mace-off-small") as error:
+        bench(folder, against=["mace"], device="cpu")
+    assert len(str(error.value)) < 500
+
+
 # --- all together --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Names, recipes, cards, adapters and the catalogue say the same."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,9 @@ def test_what_is_a_repository(text: object, holds: bool) -> None:
     assert is_repository_id(text) is holds
 
 
-def test_nearest_names_are_found_or_all_are_listed() -> None:
+def test_the_few_nearest_names_are_told_or_what_shows_all() -> None:
     assert nearest("sevennet-0/silicon-studnet").startswith("nearest: sevennet-0/silicon-student")
     assert "me/engine" in nearest("me/engin", ["me/engine"])
-    assert nearest("qqqqqqqqqqqq").startswith("known: ")
+    assert nearest("qqqqqqqqqqqq") == nearest("") == "zoo list shows all names"
+    related = nearest("mace/si")
+    assert re.fullmatch(r"nearest: mace-\S+, mace-\S+, mace-\S+; zoo list shows all names", related), related

@@ -170,6 +170,8 @@ def compiled(potential: Potential, compile: Compile, structures: Sequence[Atoms]
     """
     asked = wanted(compile)
     if asked is False:
+        if compile is True:
+            warnings.warn("ZOO_COMPILE is never; unset it for compile=True to compile", ZooWarning, stacklevel=3)
         return None
     try:
         found, _ = _agreed(potential, structures, build=asked is True)
