@@ -195,7 +195,7 @@ def test_what_can_be_made_ready_once_but_not_again_is_a_row_that_says_so() -> No
 
 def test_memory_that_ends_while_it_is_timed_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "free_memory", lambda device: 64 << 20)
-    sizes = iter([1, 1, 1, 512 << 20])
+    sizes = iter([1, 1, 1, 8 << 30])
     greedy = Runner(
         "greedy", "peer", {"ase": lambda structures: lambda: torch.empty(next(sizes, 1), dtype=torch.uint8)}
     )
@@ -235,7 +235,7 @@ def test_a_fault_of_our_own_is_not_hidden_in_a_row() -> None:
 def test_what_takes_more_memory_than_is_free_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "free_memory", lambda device: 64 << 20)
     before = cases.getrlimit(cases.RLIMIT_AS)
-    greedy = Runner("greedy", "peer", {"ase": lambda structures: lambda: torch.empty(512 << 20, dtype=torch.uint8)})
+    greedy = Runner("greedy", "peer", {"ase": lambda structures: lambda: torch.empty(8 << 30, dtype=torch.uint8)})
     (row,) = measure(case(), [greedy], repeats=1)
     assert row.note == "out of memory"
     assert cases.getrlimit(cases.RLIMIT_AS) == before
@@ -384,6 +384,12 @@ def test_a_teacher_that_is_not_here_is_told_and_an_unknown_engine_refused() -> N
         loaded_runner("./nowhere", "other")
 
 
+def test_another_engine_that_nobody_knows_is_told_with_the_peers(folder: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"^'mace' names nothing; .*; peers: .*mace-off-small") as error:
+        bench(folder, against=["mace"], device="cpu")
+    assert len(str(error.value)) < 500
+
+
 # --- all together --------------------------------------------------------------------------------------
 
 
@@ -436,7 +442,7 @@ def test_rooflines_are_of_what_was_timed_and_fits_the_memory(folder: Path, monke
     assert built == [8]
     monkeypatch.undo()
     monkeypatch.setattr(cases, "free_memory", lambda device: 64 << 20)
-    greedy = lambda *_: torch.empty(512 << 20, dtype=torch.uint8)  # noqa: E731
+    greedy = lambda *_: torch.empty(8 << 30, dtype=torch.uint8)  # noqa: E731
     monkeypatch.setattr(bench_module, "roofline_of", greedy)
     assert bench_module._rooflines(rows[:1], sizes, engine, LIMITS) == []
 

@@ -1,5 +1,6 @@
 """Names, recipes, cards, adapters and the catalogue say the same."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,9 @@ def test_what_is_a_repository(text: object, holds: bool) -> None:
     assert is_repository_id(text) is holds
 
 
-def test_nearest_names_are_found_or_what_lists_them_all_is_told() -> None:
+def test_the_few_nearest_names_are_told_or_what_shows_all() -> None:
     assert nearest("sevennet-0/silicon-studnet").startswith("nearest: sevennet-0/silicon-student")
     assert "me/engine" in nearest("me/engin", ["me/engine"])
-    assert nearest("silicon") == "nearest: sevennet-0/silicon-student"
-    assert nearest("qqqqqqqqqqqq") == nearest("") == "zoo list shows what there is"
+    assert nearest("qqqqqqqqqqqq") == nearest("") == "zoo list shows all names"
+    related = nearest("mace/si")
+    assert re.fullmatch(r"nearest: mace-\S+, mace-\S+, mace-\S+; zoo list shows all names", related), related

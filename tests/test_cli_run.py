@@ -143,7 +143,7 @@ def test_the_options_of_dynamics_arrive():
 
 def test_dynamics_begins_with_the_last_of_many_structures():
     hot = rattled()
-    hot.set_velocities(np.full((8, 3), 1e-3))
+    hot.set_velocities(np.outer([1, -1] * 4, np.full(3, 1e-3)))
     result = ask("md", TEACHER, written(crystal(), hot, name="many.traj"), "--steps", 1, "--every", 1)
     assert result.exit_code == 0, result.output
     first = result.stdout.splitlines()[-2].split()
@@ -168,6 +168,20 @@ def test_dynamics_ends_with_the_newest_atom_and_its_step(here):
     last = result.stdout.splitlines()[-1]
     assert last.startswith(f"of all that was printed, at step {step} atom ")
     assert "is the newest, with a force error of" in last
+
+
+def test_a_relaxation_that_ends_far_from_what_is_known_says_so(here):
+    folder, _ = make_folder(here / "known")
+    told = []
+    for name, displacement in (("near.xyz", 0.01), ("far.xyz", 0.6)):
+        atoms = crystal()
+        atoms.rattle(displacement, seed=2)
+        options = ("--no-check-domain", "--no-compile", "--steps", 1, "--json")
+        told.append(ask("relax", folder, written(atoms, name=name), *options))
+    near, far = (json.loads(one.stdout)["structures"][0]["novelty_meV_A"] for one in told)
+    assert 0 < near < far
+    assert ["do not trust it" in one.stderr for one in told] == [False, True]
+    assert "structure 0 (Si8) ended where its atom " in told[1].stderr
 
 
 def test_dynamics_that_leaves_the_domain_tells_what_was_newest(here):

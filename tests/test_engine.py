@@ -15,7 +15,7 @@ from ase.build import bulk
 from ase.constraints import FixAtoms, FixedPlane
 from ase.md.verlet import VelocityVerlet
 
-from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
+from zoo.engine import Engine, Provenance, resolve_dtype
 from zoo.errors import (
     CapabilityError,
     ConfigError,
@@ -23,8 +23,10 @@ from zoo.errors import (
     DomainError,
     MissingPackageError,
     StructureError,
+    ZooWarning,
 )
 from zoo.graph import Graph
+from zoo.inputs import resolve_device
 from zoo.phonons import phonons
 from zoo.potential import Prediction
 from zoo.units import THZ_PER_ROOT
@@ -254,8 +256,16 @@ def test_types_and_devices_are_named_or_refused() -> None:
     for wrong in ("half", "f32", torch.float16, None):
         with pytest.raises(ConfigError, match="expected 'float32'"):
             resolve_dtype(wrong)
-    with pytest.raises(ConfigError, match="expected auto, cpu"):
-        resolve_device("gpu")
+    for wrong in ("gpu", "mps", torch.device("meta"), None):
+        with pytest.raises(ConfigError, match=r"^device \S+; expected auto, cpu, cuda or cuda:0$"):
+            resolve_device(wrong)
+
+
+def test_an_engine_says_where_it_is_and_in_what_type_it_computes(folder: Path) -> None:
+    engine = Engine.read(folder, device="cpu", dtype="float32")
+    assert (engine.device, engine.dtype) == (torch.device("cpu"), torch.float32)
+    engine.potential.double()
+    assert engine.dtype == torch.float64
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
@@ -307,7 +317,9 @@ def test_modes_leave_out_atoms_that_are_held_fixed_unless_told_otherwise(engine:
     free = engine.vibrations(atoms)
     moving = engine.vibrations(atoms, indices=[1, 4, 6])
     atoms.set_constraint([FixAtoms([0, 2, 3]), FixAtoms([5, -1]), FixedPlane([1, 4], (0, 0, 1))])
-    held = engine.vibrations(atoms)
+    with pytest.warns(ZooWarning, match=r"do not count in vibrations: FixedPlane; say by indices= which") as caught:
+        held = engine.vibrations(atoms)
+    assert caught[0].filename == __file__
     assert held.modes.shape == (9, 3, 3)
     np.testing.assert_array_equal(held.frequencies_THz, moving.frequencies_THz)
     whole = engine.vibrations(atoms, indices=range(8))

@@ -293,7 +293,9 @@ def test_without_a_compiler_pytorch_goes_on(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_zoo_compile_never_is_obeyed_and_nonsense_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not read(folder, compile=True).compiled  # conftest sets never
+    assert not read(folder).compiled  # conftest sets never
+    with pytest.warns(ZooWarning, match=r"^ZOO_COMPILE is never; unset it for compile=True to compile$"):
+        assert not read(folder, compile=True).compiled
     monkeypatch.setenv("ZOO_COMPILE", "sometimes")
     with pytest.raises(ConfigError, match="ZOO_COMPILE is 'sometimes'; expected auto or never"):
         read(folder)
@@ -495,7 +497,7 @@ def test_zoo_compile_never_keeps_what_is_in_the_cache_from_being_used(
 ) -> None:
     assert compiled(a_student(), True, folders.cells(1)) is not None
     monkeypatch.setenv("ZOO_COMPILE", "never")
-    assert compiled(a_student(), True, folders.cells(1)) is None
+    assert compiled(a_student(), "auto", folders.cells(1)) is None
 
 
 @pytest.mark.usefixtures("kernels")

@@ -114,16 +114,43 @@ def test_a_recipe_without_weights_says_what_to_run(tmp_path: Path, hub_is_set: b
 
 
 @pytest.mark.parametrize(
-    "name", ["sevennet-0/silicon-studnet", "SevenNet-0/silicon-student", "silicon", "runs/x/y/model", ""]
+    ("name", "near"),
+    [
+        ("sevennet-0/silicon-studnet", "sevennet-0/silicon-student"),
+        ("SevenNet-0/silicon-student", "sevennet-0/silicon-student"),
+        ("silicon", "sevennet-0/silicon-student"),
+        ("runs/x/y/model", "zoo list"),
+        ("mace/si", "nearest: mace-"),
+        ("", "zoo list"),
+        (3, "the name of an engine is 3; expected"),
+        (None, "the name of an engine is None; expected"),
+        (["si"], "the name of an engine is list; expected"),
+    ],
 )
-def test_an_unknown_name_lists_the_three_forms_and_the_nearest_names(hub: Path, name: str) -> None:
+def test_an_unknown_name_lists_the_three_forms_and_the_nearest_names(hub: Path, name: object, near: str) -> None:
     with pytest.raises(UnknownNameError) as error:
         load(name, hub=hub)
     text = str(error.value)
-    named = "sevennet-0/silicon-student" if "silicon" in name else "zoo list shows what there is"
-    for part in ("family/engine", "hf://owner/repo", "./folder", named):
+    for part in ("family/engine", "hf://owner/repo", "./folder", near):
         assert part in text
     assert "\n" not in text
+    assert len(text) < 400
+
+
+def test_the_folder_that_holds_a_model_folder_leads_to_it(tmp_path: Path) -> None:
+    folders.make_folder(tmp_path / "engine" / "model")
+    with pytest.raises(UnknownNameError, match=r"/engine is no model folder; did you mean .*/engine/model\?$"):
+        load(tmp_path / "engine")
+
+
+def test_a_hub_that_is_not_there_is_told_with_what_makes_it(tmp_path: Path) -> None:
+    place = tmp_path / "hub"
+    with pytest.raises(UnknownNameError) as error:
+        load("me/engine", hub=place)
+    assert str(error.value) == f"there is no hub, no folder {place}; make one: zoo publish FOLDER --hub {place}"
+    place.touch()
+    with pytest.raises(UnknownNameError, match=r"is a file; give a folder$"):
+        load("me/engine", hub=place)
 
 
 def test_what_is_nowhere_is_an_error_that_says_so(hub: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.io import read
 
 from zoo.calculator import ZooCalculator
@@ -32,9 +33,28 @@ def test_energy_is_conserved_and_the_run_is_reproducible(calculator):
 
 def test_velocities_that_atoms_have_are_kept(calculator):
     atoms = silicon()
-    atoms.set_velocities(np.full((8, 3), 1e-3))
+    atoms.set_velocities(np.outer([1, -1] * 4, np.full(3, 1e-3)))
     first = run_dynamics(atoms, calculator, Settings(steps=1, every=1))[0]
-    assert first.temperature_K == pytest.approx(atoms.get_masses()[0] * 3e-6 / (3 * 8.617333262e-5), rel=0.3)
+    assert first.temperature_K == pytest.approx(8 * atoms.get_masses()[0] * 3e-6 / (21 * 8.617333262e-5))
+
+
+def test_a_drift_of_the_whole_is_no_heat_without_a_thermostat(calculator):
+    atoms, still = silicon(), silicon()
+    for one, drift in ((still, 0.0), (atoms, 0.02)):
+        one.set_velocities(np.random.default_rng(0).normal(scale=0.01, size=(8, 3)))
+        one.set_velocities(one.get_velocities() - one.get_velocities().mean(axis=0) + drift)
+    settings = Settings(steps=4, every=2)
+    expected, found = (run_dynamics(one, calculator, settings) for one in (still, atoms))
+    assert [one.temperature_K for one in found] == pytest.approx([one.temperature_K for one in expected])
+    assert found[0].total_eV > expected[0].total_eV + 0.01
+
+
+def test_atoms_that_are_held_have_no_temperature(calculator):
+    atoms = silicon()
+    atoms.set_constraint(FixAtoms([0, 1]))
+    atoms.set_velocities(np.outer([1, -1] * 4, np.full(3, 1e-3)))
+    first = run_dynamics(atoms, calculator, Settings(steps=1, every=1))[0]
+    assert first.temperature_K == pytest.approx(atoms.get_masses()[0] * 3e-6 / (3 * 8.617333262e-5))
 
 
 def test_a_thermostat_brings_the_temperature(calculator):

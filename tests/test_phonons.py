@@ -4,7 +4,7 @@ from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
-from zoo.errors import LabelError, StructureError
+from zoo.errors import ConfigError, LabelError, StructureError
 from zoo.graph import Graph
 from zoo.neighbors import build_graph
 from zoo.phonons import Phonons, phonon_mae, phonons
@@ -84,6 +84,33 @@ def test_an_instability_is_a_negative_frequency() -> None:
 def test_what_is_no_crystal_is_refused() -> None:
     with pytest.raises(StructureError, match="give a crystal"):
         phonons(StillingerWeber(), Atoms("Si2", positions=[[0, 0, 0], [2.3, 0, 0]]), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "supercell", [2, (0, 1, 1), (2, 2), (1.5, 1, 1), "x", ((1, 1), 1), np.zeros((3, 3)), -np.eye(3)]
+)
+def test_supercells_that_are_none_are_refused(supercell: object) -> None:
+    words = r"three counts, such as \(2, 2, 2\), or a \(3, 3\) matrix with a determinant above zero"
+    with pytest.raises(ConfigError, match=f"^supercell .*; expected {words}$"):
+        phonons(StillingerWeber(), silicon(cubic=False), supercell)
+
+
+@pytest.mark.parametrize("mesh", [5, (0, 1, 1), (2.5, 2, 2), np.eye(3), None])
+def test_meshes_that_are_none_are_refused(mesh: object) -> None:
+    with pytest.raises(ConfigError, match=r"^mesh .*; expected three counts, such as \(10, 10, 10\)$"):
+        phonons(StillingerWeber(), silicon(cubic=False), (1, 1, 1), mesh=mesh)
+
+
+@pytest.mark.parametrize("displacement", [0, -0.01, np.nan, np.inf])
+def test_displacements_that_move_nothing_are_refused(displacement: float) -> None:
+    with pytest.raises(ConfigError, match=r"^displacement \S+ Å; expected one above zero, such as 0\.01$"):
+        phonons(StillingerWeber(), silicon(cubic=False), (1, 1, 1), displacement=displacement)
+
+
+def test_a_matrix_of_whole_numbers_is_a_supercell() -> None:
+    matrix = np.array([[-1.0, 1, 1], [1, -1, 1], [1, 1, -1]])
+    cubic = phonons(StillingerWeber(), silicon(cubic=False), matrix, mesh=MESH)
+    assert cubic.supercell_atoms == 8
 
 
 def test_other_meshes_are_not_compared() -> None:

@@ -478,3 +478,6 @@ def test_an_engine_is_a_model_of_torchsim(tmp_path):
         engine.torchsim()(state_of(silicon(), atoms))
     at_will = Engine.read(tmp_path / "model", device="cpu", check_domain=False)
     assert at_will.torchsim(dtype=torch.float32)(state_of(atoms, dtype=torch.float32))["energy"].isfinite().all()
+    assert at_will.torchsim(dtype="float32").dtype == torch.float32
+    with pytest.raises(ConfigError, match="dtype 'float16'; expected 'float32'"):
+        at_will.torchsim(dtype="float16")

@@ -20,6 +20,7 @@ from zoo.vibrations import (
     ideal_gas_thermochemistry,
     moving_atoms,
     normal_modes,
+    rigid_motions,
 )
 
 SPRING = 32.0  # eV/Å²
@@ -66,6 +67,34 @@ def test_the_summary_lists_each_mode_and_counts_the_imaginary() -> None:
     text = diatomic(spring=-SPRING).summary()
     assert len(text.splitlines()) == 1 + 6 + 2
     assert "imaginary modes 1" in text
+
+
+@pytest.mark.parametrize(("name", "count"), [("H2O", 6), ("CO2", 5), ("H", 3)])
+def test_the_summary_leaves_out_what_a_free_molecule_does_as_a_whole(name: str, count: int) -> None:
+    atoms = molecule(name)
+    atoms.rotate(37, (1, 2, 3))
+    springs = np.eye(3 * len(atoms))
+    springs[range(count), range(count)] = np.linspace(-1e-4, -2e-5, count)  # turns that a potential does not forbid
+    vibrations = normal_modes(springs, np.ones(len(atoms)), rigid_motions(atoms))
+    lines = vibrations.summary().splitlines()
+    assert len(lines) == 1 + (3 * len(atoms) - count) + 3
+    assert lines[-2] == "imaginary modes 0 (shown as negative)"
+    assert lines[-1] == f"left out {count} translations and rotations of the whole (up to 0.156 THz)"
+    assert "imaginary modes" in normal_modes(springs, np.ones(len(atoms))).summary()
+    assert f"imaginary modes {count} " in normal_modes(springs, np.ones(len(atoms))).summary()
+
+
+def test_a_turn_that_is_slow_and_real_is_no_vibration() -> None:
+    vibrations = normal_modes(np.diag([1e-4] * 6 + [1.0] * 3), np.ones(3), rigid_motions(molecule("H2O")))
+    assert vibrations.vibrational.tolist() == [False] * 6 + [True] * 3
+    assert vibrations.zero_point_energy == pytest.approx(vibrations.energies[6:].sum() / 2)
+
+
+def test_an_engine_knows_which_molecules_are_free(silicon: tuple[Engine, Atoms]) -> None:
+    engine, crystal = silicon
+    trimer = Atoms("Si3", positions=[[0, 0, 0], [2.3, 0, 0], [0, 2.3, 0]])
+    assert engine.vibrations(trimer).rigid == engine.vibrations(trimer, indices=slice(None)).rigid == 6
+    assert engine.vibrations(trimer, indices=[2, 0]).rigid == engine.vibrations(crystal).rigid == 0
 
 
 def test_the_modes_of_a_crystal_are_those_of_ase(silicon: tuple[Engine, Atoms], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.errors import DivergedError, DomainError
 from zoo.graph import Graph
-from zoo.neighbors import COINCIDENT, SkinList, within
+from zoo.neighbors import COINCIDENT, SkinList, frame_of, within
 from zoo.potential import Potential, Prediction
 
 CHARGES = ("charge", "total_charge")  # keys of atoms.info: a total charge, e
@@ -74,13 +74,10 @@ class ZooCalculator(Calculator):
         last = self._last
         if last is None or len(last) != len(atoms):
             return list(all_changes)
-        pairs = {
-            "positions": last.positions == atoms.positions,
-            "numbers": last.numbers == atoms.numbers,
-            "cell": last.cell.array == atoms.cell.array,
-            "pbc": last.pbc == atoms.pbc,
-        }
-        changes = [name for name, same in pairs.items() if not same.all()]
+        frames = zip(("numbers", "cell", "pbc"), frame_of(last), frame_of(atoms), strict=True)
+        changes = [name for name, old, new in frames if old != new]
+        if last.positions.tobytes() != atoms.positions.tobytes():
+            changes.insert(0, "positions")
         return changes if _stated(last) == _stated(atoms) else [*changes, "initial_charges"]
 
     def calculate(
@@ -163,7 +160,7 @@ class ZooCalculator(Calculator):
     def _results(self, prediction: Prediction) -> dict[str, Any]:
         assert prediction.forces is not None
         energy = float(prediction.energy[0])
-        forces = prediction.forces.double().numpy()
+        forces = prediction.forces.numpy().astype(np.float64)
         results: dict[str, Any] = {"forces": forces}
         if self.potential.traits.energies:
             results |= {"energy": energy, "free_energy": energy}

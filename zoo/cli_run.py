@@ -306,26 +306,29 @@ def _relax_each(
     rows: list[Row] = []
     for index, atoms in enumerate(tqdm(structures, desc="relaxation", unit="structure", delay=2, disable=None)):
         found: Relaxation | str
+        newest = None
         try:
             found = relax(atoms, engine.calculator(), settings, on_step=steps.write)
             results.write(found.atoms)
+            newest = engine.novelty(found.atoms)[0] if engine.tells_novelty else None
         except ZooError as error:
             found = str(error)
-        rows.append(_row(index, atoms, found))
+        rows.append(_row(index, atoms, found, newest))
         say(rows[-1])
-        if wrong := _complaint(rows[-1]):
+        for wrong in filter(None, (_complaint(rows[-1]), _doubt(newest))):
             tqdm.write(f"zoo: structure {index} ({atoms.symbols}) {wrong}", file=sys.stderr)
     return rows
 
 
-def _row(index: int, atoms: Atoms, found: Relaxation | str) -> Row:
+def _row(index: int, atoms: Atoms, found: Relaxation | str, newest: Novelty | None) -> Row:
     """For JSON; ``found`` is why a structure was refused, where it was."""
     row: Row = {"structure": index, "formula": str(atoms.symbols), "atoms": len(atoms)}
     if isinstance(found, str):
-        row |= dict.fromkeys(("steps", "energy_eV", "fmax_eV_A", "stress_GPa"))
+        row |= dict.fromkeys(("steps", "energy_eV", "fmax_eV_A", "stress_GPa", "novelty_meV_A"))
         return row | {"converged": False, "stopped": found}
     row |= {"steps": found.steps, "energy_eV": found.energy_eV, "fmax_eV_A": found.fmax_eV_A}
-    return row | {"stress_GPa": found.stress_GPa, "converged": found.converged, "stopped": found.stopped}
+    row |= {"stress_GPa": found.stress_GPa, "novelty_meV_A": None if newest is None else newest.largest}
+    return row | {"converged": found.converged, "stopped": found.stopped}
 
 
 def _complaint(row: Row) -> str | None:
@@ -337,6 +340,11 @@ def _complaint(row: Row) -> str | None:
     if not row["converged"]:
         return f"has not converged in {row['steps']} steps; pass more --steps, or another --optimizer"
     return None
+
+
+def _doubt(newest: Novelty | None) -> str | None:
+    """Why not to trust where a relaxation ended, likewise: that forces are small does not say that they are right."""
+    return f"ended where its {newest}; do not trust it" if newest is not None and newest.beyond else None
 
 
 def _end(row: Row) -> str:

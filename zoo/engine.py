@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 import torch
 from ase import Atoms
+from ase.constraints import FixAtoms
 from torch import Tensor
 
 from zoo.artifact import (
@@ -25,14 +26,15 @@ from zoo.errors import CapabilityError, ConfigError, DomainError
 from zoo.execution import Compile, Compiled, compiled
 from zoo.graph import Graph, collate
 from zoo.guard import Lookup, check_charge, check_distances, check_frame, domain_text, with_help
+from zoo.inputs import as_many, check_atoms, resolve_device, warn_of_constraints
 from zoo.neighbors import build_graph
 from zoo.novelty import Novelty, NoveltyModel
 from zoo.packing import Item, Need, Packer, Task, divided, item, numbered
 from zoo.phonons import DISPLACEMENT, MESH, Phonons, Supercell, phonons_of_forces
 from zoo.potential import Potential, Prediction, given
-from zoo.second_order import SecondOrder, coordinates, known, one_each
+from zoo.second_order import Numbers, SecondOrder, known, one_each
 from zoo.units import MEV_PER_EV
-from zoo.vibrations import Vibrations, moving_atoms, normal_modes
+from zoo.vibrations import Vibrations, moving_atoms, normal_modes, rigid_motions
 
 if TYPE_CHECKING:
     from zoo.torchsim import TorchSimModel
@@ -178,6 +180,15 @@ class Engine:
         return self.provenance.name
 
     @property
+    def device(self) -> torch.device:
+        return self.potential.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that it computes in."""
+        return self.potential.dtype
+
+    @property
     def domain(self) -> Domain | None:
         """The structures it was made for; None where nothing but its elements limits it."""
         return None if self.config is None else self.config.domain
@@ -186,14 +197,14 @@ class Engine:
         """A calculator for ASE."""
         return ZooCalculator(self.potential, **self._running())
 
-    def torchsim(self, *, dtype: torch.dtype = torch.float64) -> "TorchSimModel":
+    def torchsim(self, *, dtype: str | torch.dtype = torch.float64) -> "TorchSimModel":
         """A model for TorchSim: dynamics and relaxation of many systems at once; ``dtype`` is that of their states.
 
-        Raises MissingPackageError, CapabilityError.
+        Raises ConfigError, MissingPackageError, CapabilityError.
         """
         from zoo.torchsim import TorchSimModel  # lazy: needs the optional package torch-sim-atomistic
 
-        return TorchSimModel(self.potential, dtype=dtype, **self._running())
+        return TorchSimModel(self.potential, dtype=resolve_dtype(dtype), **self._running())
 
     def _running(self) -> dict[str, Any]:
         """What guards the potential and answers in its place, for what runs it."""
@@ -218,30 +229,26 @@ class Engine:
         potentials that give none. Raises
         StructureError, DomainError, DivergedError, which name the place of the structure among many, OutOfMemoryError.
         """
-        alone = isinstance(structures, Atoms)
-        items = iter([item(structures, self._graph)]) if alone else numbered(structures, self._graph)
+        alone, many = isinstance(structures, Atoms), as_many(structures, "predict")
+        items = iter([item(structures, self._graph)]) if alone else numbered(many, self._graph)
         packer = Packer(self.potential, "forces", self._predict_batch, self._needs, compiled=self.compiled)
         return list(packer.answers(items))
 
-    def hessian(
-        self, atoms: Atoms, *, indices: Sequence[int] | None = None, rows: Sequence[int] | None = None
-    ) -> np.ndarray:
+    def hessian(self, atoms: Atoms, *, indices: Numbers | None = None, rows: Numbers | None = None) -> np.ndarray:
         """(3 * atoms, 3 * atoms) float64 eV/Å²: second derivatives of the energy, as they were computed.
 
         ``indices`` asks for the block of some atoms, in their order, the others standing still; ``rows``, each
-        3 * atom + axis, for some rows, (rows, 3 * atoms). Raises ConfigError for both, or for one that there is not,
-        OutOfMemoryError.
+        3 * atom + axis, for some rows, (rows, 3 * atoms); each may be a slice. Constraints do not count, which a
+        ZooWarning says. Raises ConfigError for both, or for one that there is not, OutOfMemoryError.
         """
-        if indices is not None and rows is not None:
-            raise ConfigError("indices and rows of a Hessian at once; give one of them")
-        moving = None if indices is None else coordinates(known(indices, len(atoms), "atom"))
-        chosen = moving if rows is None else known(rows, 3 * len(atoms), "row")
-        (found,) = self._second_order.hessians([atoms], chosen)
-        return found if moving is None else found[:, moving]
+        check_atoms(atoms, "hessian takes one ase.Atoms", "for many use engine.hessians")
+        if indices is None and rows is None:
+            warn_of_constraints(atoms, "a Hessian", "say by indices= which atoms move")
+        return self._second_order.hessian(atoms, indices, rows)
 
-    def hessians(self, structures: Iterable[Atoms]) -> list[np.ndarray]:
+    def hessians(self, structures: Atoms | Iterable[Atoms]) -> list[np.ndarray]:
         """The whole Hessian of each structure, in order: many small ones together take less time than one by one."""
-        return self._second_order.hessians(list(structures))
+        return self._second_order.hessians(list(as_many(structures, "hessians")))
 
     @overload
     def hvp(self, atoms: Atoms, vectors: np.ndarray) -> np.ndarray: ...
@@ -253,23 +260,26 @@ class Engine:
         """Products of the Hessian with vectors, float64 eV/Å², without the Hessian.
 
         vectors (atoms, 3), or (vectors, atoms, 3), dimensionless; returns the same shape. Of many structures, an array
-        of vectors each, and a list is returned. Raises ConfigError for another shape, OutOfMemoryError.
+        of vectors each, and a list is returned. Raises ConfigError for another shape or NaN, OutOfMemoryError.
         """
-        if isinstance(atoms, Atoms):
-            return self.hvp([atoms], [np.asarray(vectors)])[0]
-        many, asked = list(atoms), list(vectors)
-        found = self._second_order.products(many, one_each(many, asked))
-        return [products.reshape(np.shape(one)) for products, one in zip(found, asked, strict=True)]
+        many = list(as_many(atoms, "hvp"))
+        found = self._second_order.products(many, one_each(many, [vectors] if isinstance(atoms, Atoms) else vectors))
+        return found[0] if isinstance(atoms, Atoms) else found
 
-    def vibrations(self, atoms: Atoms, *, indices: Sequence[int] | None = None) -> Vibrations:
+    def vibrations(self, atoms: Atoms, *, indices: Numbers | None = None) -> Vibrations:
         """Normal modes of a molecule, or of a crystal at the gamma point; relax the structure before.
 
         ``indices`` are the atoms that move, the others standing still, such as an adsorbate's; by default those that
-        no ``ase.constraints.FixAtoms`` holds. Other constraints do not count. Raises ConfigError where no atom moves.
+        no ``ase.constraints.FixAtoms`` holds. Other constraints do not count, which a ZooWarning says. Raises
+        ConfigError where no atom moves.
         """
-        moving = moving_atoms(atoms) if indices is None else indices
-        masses = atoms.get_masses()
-        return normal_modes(self.hessian(atoms, indices=moving), masses if moving is None else masses[list(moving)])
+        check_atoms(atoms, "vibrations takes one ase.Atoms", "for many ask about one after another")
+        if indices is None:
+            warn_of_constraints(atoms, "vibrations", "say by indices= which atoms vibrate", honoured=(FixAtoms,))
+        moving = moving_atoms(atoms) if indices is None else known(indices, len(atoms), "atom").tolist()
+        masses = atoms.get_masses() if moving is None else atoms.get_masses()[moving]
+        hessian = self._second_order.hessian(atoms, moving)
+        return normal_modes(hessian, masses, rigid_motions(atoms) if len(masses) == len(atoms) else 0)
 
     def phonons(
         self,
@@ -282,9 +292,12 @@ class Engine:
         """Phonons of a primitive or conventional cell by phonopy, from forces of displaced supercells.
 
         ``supercell`` is three counts or a (3, 3) matrix in units of the cell; relax the cell before. ``displacement``
-        is in Å, and divides the noise of the forces: an engine in float64 has next to none. Raises MissingPackageError
-        without phonopy, StructureError for a structure that is not a crystal.
+        is in Å, and divides the noise of the forces: an engine in float64 has next to none. Constraints do not count,
+        which a ZooWarning says. Raises MissingPackageError without phonopy, StructureError for a structure that is not
+        a crystal, ConfigError.
         """
+        check_atoms(atoms, "phonons takes one ase.Atoms", "for many ask about one after another")
+        warn_of_constraints(atoms, "phonons, in which all atoms move", "atoms.set_constraint() removes them")
 
         def forces(structures: Iterable[Atoms]) -> list[np.ndarray]:
             return [given(one.forces).double().numpy() for one in self.predict(structures)]
@@ -305,7 +318,7 @@ class Engine:
         """
         if self._novelty is None:
             raise CapabilityError(f"{self.name} has no novelty score; make its model folder again with zoo distill")
-        return self._novelty.of(self.potential, [structures] if isinstance(structures, Atoms) else list(structures))
+        return self._novelty.of(self.potential, list(as_many(structures, "novelty")))
 
     def check(self) -> CheckResult:
         """Recomputes the published probe on this device, in this type. Raises CapabilityError without one."""
@@ -401,19 +414,6 @@ class Engine:
         graph = collate([one.graph for one in batch]).to(self.potential.device, takes)
         stress = self.potential.traits.stress and any(one.atoms.pbc.all() for one in batch)
         return divided(self._ask(graph, stress=stress).cpu(), batch, energies=self.potential.traits.energies)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """``auto`` is CUDA where there is one. Raises ConfigError."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r}; expected auto, cpu, cuda or cuda:0") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}, but PyTorch finds no CUDA here; use device='cpu'")
-    return place
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
@@ -72,8 +73,17 @@ class Compiled:
     @property
     def fits(self) -> bool:
         """Whether the potential is still where and of the type that it was compiled for."""
-        place = torch.device("cpu") if isinstance(self.code, PaiNNKernel) else self.code.device
-        return self.potential.dtype == self.code.dtype and self.potential.device == place
+        weight = self._weight
+        return weight.dtype == self.code.dtype and weight.device == self._where
+
+    @cached_property
+    def _weight(self) -> Tensor:
+        """One of the potential's, which moves with it; to seek it anew at each step takes longer than to look at it."""
+        return next(tensor for tensor in self.potential.parameters() if tensor.is_floating_point())
+
+    @cached_property
+    def _where(self) -> torch.device:
+        return torch.device("cpu") if isinstance(self.code, PaiNNKernel) else self.code.device
 
     @property
     def title(self) -> str:
@@ -126,10 +136,10 @@ class Compiled:
         *,
         stress: bool,
     ) -> Prediction:
-        atomic = energies.double() + (
-            self.potential.reference_energies(graph.numbers) if references is None else references
-        )
-        energy = sum_over_structures(atomic, graph)
+        if references is None:
+            references = self.potential.reference_energies(graph.numbers)
+        atomic = energies + references  # in float64, as the references are
+        energy = atomic.sum(0, keepdim=True) if graph.num_structures == 1 else sum_over_structures(atomic, graph)
         return Prediction(energy, atomic, forces=forces, stress=stress_of(virial, graph) if stress else None)
 
 
@@ -160,6 +170,8 @@ def compiled(potential: Potential, compile: Compile, structures: Sequence[Atoms]
     """
     asked = wanted(compile)
     if asked is False:
+        if compile is True:
+            warnings.warn("ZOO_COMPILE is never; unset it for compile=True to compile", ZooWarning, stacklevel=3)
         return None
     try:
         found, _ = _agreed(potential, structures, build=asked is True)

@@ -18,7 +18,7 @@ from zoo.graph import Graph
 
 Lookup = Callable[[Atoms], list[str]]  # names of engines that cover a structure
 ANYWAY = "zoo.load(..., check_domain=False), or zoo md --no-check-domain, asks anyway"
-_ROUNDING = 0.5  # e; partial charges add up to a whole number but for their rounding
+_ROUNDING = 0.1  # e; partial charges add up to a whole number but for their rounding
 
 
 def check_frame(domain: Domain, atoms: Atoms, title: str) -> None:

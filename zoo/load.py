@@ -4,11 +4,13 @@ from pathlib import Path
 
 import torch
 
+from zoo.artifact import CONFIG
 from zoo.covering import Covering
-from zoo.engine import Engine, Provenance, resolve_device, resolve_dtype
+from zoo.engine import Engine, Provenance, resolve_dtype
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.execution import Compile, compiled, wanted
 from zoo.hub.catalogue import entries
+from zoo.inputs import resolve_device
 from zoo.locate import fetch, locate, open_hub, parse, warn_without_folder
 from zoo.naming import FORMS, EngineName, default_namespace
 from zoo.teachers import FINE_TUNED, absent, is_own, load_teacher, own_teacher, own_teachers, teacher_names
@@ -47,6 +49,8 @@ def load(
     if isinstance(found, Path):
         if not found.is_dir():
             raise UnknownNameError(f"there is no folder {found}; expected {FORMS}")
+        if not (found / CONFIG).exists() and (found / "model" / CONFIG).exists():
+            raise UnknownNameError(f"{found} is no model folder; did you mean {found / 'model'}?")
         return Engine.read(found, device=place, dtype=real, compile=compile, check_domain=check_domain, lookup=lookup)
     fetched = fetch(locate(found, open_hub(hub), default_namespace(namespace)))
     return Engine.read(

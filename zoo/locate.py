@@ -22,6 +22,7 @@ from zoo.hub.cache import HUGGING_FACE, parse_hub
 from zoo.hub.catalogue import Entry, canonical, entries, is_repository_id, nearest
 from zoo.hub.folder import FolderHub
 from zoo.hub.remote import RemoteHub
+from zoo.inputs import told
 from zoo.naming import DEFAULT_NAMESPACE, FORMS, EngineName, Repository, parse_name
 from zoo.teachers import FINE_TUNED, absent, bringing, is_own
 
@@ -61,6 +62,8 @@ def parse(name: str | Path, revision: str | None = None) -> EngineName | Reposit
 
     Raises UnknownNameError for what is no name, ConfigError where the two contradict each other.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise UnknownNameError(f"the name of an engine is {told(name)}; expected {FORMS}")
     try:
         found = parse_name(name)
     except UnknownNameError as error:
@@ -131,7 +134,8 @@ def _no_folder(hub: FolderHub) -> str:
 def _asked(place: Place) -> Resolved:
     hub, repository = place.hub, place.repository
     if isinstance(hub, FolderHub) and not hub.root.is_dir():
-        raise UnknownNameError(f"{_no_folder(hub)}; give the path of a hub, such as ./hub")
+        remedy = "give a folder" if hub.root.is_file() else f"make one: zoo publish FOLDER --hub {hub.root}"
+        raise UnknownNameError(f"{_no_folder(hub)}; {remedy}")
     try:
         resolved = hub.resolve(repository)
     except HubError as error:

@@ -148,6 +148,13 @@ def _integrator(atoms: Atoms, settings: Settings, random: np.random.Generator) -
 def _sample(atoms: Atoms, step: int, settings: Settings) -> Sample:
     potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
     time = step * settings.timestep_fs / 1000
-    freedom = degrees_of_freedom(len(atoms)) if settings.ensemble == "nve" else 3 * len(atoms)
-    temperature = 2 * kinetic / (freedom * EV_PER_KELVIN)
-    return Sample(step, time, float(temperature), float(potential), float(potential + kinetic))
+    return Sample(step, time, _temperature(atoms, settings.ensemble), float(potential), float(potential + kinetic))
+
+
+def _temperature(atoms: Atoms, ensemble: Ensemble) -> float:
+    """K. A thermostat heats the motion of the whole as well; without one, that never becomes heat, and is left out."""
+    kinetic, freedom = atoms.get_kinetic_energy(), atoms.get_number_of_degrees_of_freedom()
+    if ensemble == "nve" and len(atoms) > 1 and not atoms.constraints:
+        kinetic -= (atoms.get_momenta().sum(axis=0) ** 2).sum() / (2 * atoms.get_masses().sum())
+        freedom = degrees_of_freedom(len(atoms))
+    return max(float(2 * kinetic / (max(freedom, 1) * EV_PER_KELVIN)), 0.0)

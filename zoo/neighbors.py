@@ -107,7 +107,7 @@ class SkinList:
         self.cutoff, self.skin = cutoff, skin
         self.searches = 0  # how often neighbours were sought
         self._wide: Graph | None = None
-        self._frame: tuple[np.ndarray, ...] = ()  # elements, cell and periodicity of the wide graph
+        self._frame: tuple[bytes, ...] = ()  # elements, cell and periodicity of the wide graph
 
     def graph(self, atoms: Atoms) -> Graph:
         """In float64 in main memory. Raises StructureError where the structure is broken or two atoms share a place."""
@@ -127,16 +127,13 @@ class SkinList:
         return self._wide if self._wide is not None and self._holds(self._wide, atoms) else self._search(atoms)
 
     def _holds(self, wide: Graph, atoms: Atoms) -> bool:
-        frame = (atoms.numbers, atoms.cell.array, atoms.pbc)
-        if len(wide.numbers) != len(atoms) or not all(
-            (old == new).all() for old, new in zip(self._frame, frame, strict=True)
-        ):
+        if self._frame != frame_of(atoms):
             return False
         moves = atoms.positions - wide.positions.numpy()  # (atoms, 3) Å; NaN holds nothing
-        return bool((np.einsum("ij,ij->i", moves, moves) < (self.skin / 2) ** 2).all())
+        return bool(np.einsum("ij,ij->i", moves, moves).max() < (self.skin / 2) ** 2)
 
     def _search(self, atoms: Atoms) -> Graph:
-        self._wide, self._frame = _graph_of_one(atoms, self.cutoff + self.skin), _frame_of(atoms)
+        self._wide, self._frame = _graph_of_one(atoms, self.cutoff + self.skin), frame_of(atoms)
         self.searches += 1
         return self._wide
 
@@ -150,8 +147,9 @@ def within(graph: Graph, cutoff: float) -> tuple[Graph, float]:
     return replace(graph, **ends), shortest
 
 
-def _frame_of(atoms: Atoms) -> tuple[np.ndarray, ...]:
-    return np.array(atoms.numbers), np.array(atoms.cell), np.array(atoms.pbc)
+def frame_of(atoms: Atoms) -> tuple[bytes, ...]:
+    """Elements, cell and periodicity, to be compared: as bytes faster than as arrays, at each step of dynamics."""
+    return atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes()
 
 
 def _refuse_coincident(graph: Graph, edge: int, length: float, atoms: Atoms) -> Never:

@@ -16,6 +16,7 @@ from ase import Atoms
 from zoo.calculator import check_finite
 from zoo.errors import CapabilityError, DivergedError, OutOfMemoryError, StructureError
 from zoo.graph import Graph, collate
+from zoo.inputs import check_atoms
 from zoo.memory import Kept, free_memory, is_out_of_memory, until_out_of_memory
 from zoo.potential import Potential, Prediction, given
 
@@ -71,6 +72,7 @@ def item(atoms: Atoms, build: Callable[[Atoms], Graph], where: str = "") -> Item
     """A structure with its graph. Raises what ``build`` raises, and OutOfMemoryError where that has no memory."""
     try:
         with said_of(where):
+            check_atoms(atoms)
             return Item(where, atoms, build(atoms))
     except Exception as error:
         if not is_out_of_memory(error):

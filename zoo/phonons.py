@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from ase import Atoms
 from ase.cell import Cell
 from tqdm import tqdm
 
-from zoo.errors import LabelError, MissingPackageError, StructureError
+from zoo.errors import ConfigError, LabelError, MissingPackageError, StructureError
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, given
 
@@ -83,16 +84,22 @@ def phonons_of_forces(
     forces the undisplaced supercell has are subtracted. Two potentials asked with the same cell and mesh give
     frequencies that can be compared point by point, see ``phonon_mae``. Noise of forces in float32 is divided
     by the displacement; ask a potential in float64 where that matters.
-    Raises MissingPackageError without phonopy, StructureError for a structure that is not a crystal.
+    Raises MissingPackageError without phonopy, StructureError for a structure that is not a crystal, ConfigError for
+    numbers that make no sense.
     """
     if not all(unitcell.pbc):
         raise StructureError(f"phonons of {unitcell.symbols}, which is not periodic in all directions; give a crystal")
-    phonopy = _phonopy(unitcell, supercell)
+    if not (displacement > 0 and isfinite(displacement)):
+        raise ConfigError(f"displacement {displacement} Å; expected one above zero, such as {DISPLACEMENT}")
+    counts = _whole("mesh", mesh, ((3,),), "three counts, such as (10, 10, 10)")
+    wanted = "three counts, such as (2, 2, 2), or a (3, 3) matrix with a determinant above zero"
+    matrix = _whole("supercell", supercell, ((3,), (3, 3)), wanted)
+    phonopy = _phonopy(unitcell, matrix)
     phonopy.generate_displacements(distance=displacement)
     residual, *displaced = forces(_supercells(phonopy))
     phonopy.forces = np.array(displaced) - residual  # (displacements, atoms, 3)
     phonopy.produce_force_constants()
-    q_points = _mesh(mesh)
+    q_points = _mesh(counts)
     frequencies = _frequencies(phonopy, q_points)
     return Phonons(
         q_points=q_points,
@@ -116,7 +123,20 @@ def phonon_mae(one: Phonons, other: Phonons) -> float:
     return float(np.abs(one.frequencies_THz - other.frequencies_THz).mean())
 
 
-def _phonopy(unitcell: Atoms, supercell: Supercell) -> "Phonopy":
+def _whole(name: str, given: object, shapes: tuple[tuple[int, ...], ...], expected: str) -> np.ndarray:
+    """Counts, or a matrix that makes a cell larger, of whole numbers. Raises ConfigError."""
+    try:
+        found = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    whole = found.shape in shapes and bool((found == np.rint(found)).all())
+    if not whole or (found.min() < 1 if found.ndim == 1 else np.linalg.det(found) < 0.5):
+        got = given.tolist() if isinstance(given, np.ndarray) else given
+        raise ConfigError(f"{name} {got!s:.80}; expected {expected}")
+    return found.astype(np.int64)
+
+
+def _phonopy(unitcell: Atoms, supercell: np.ndarray) -> "Phonopy":
     try:  # an optional package
         from phonopy import Phonopy
         from phonopy.structure.atoms import PhonopyAtoms
@@ -129,8 +149,7 @@ def _phonopy(unitcell: Atoms, supercell: Supercell) -> "Phonopy":
         cell=np.asarray(unitcell.cell),
         scaled_positions=unitcell.get_scaled_positions(),
     )
-    counts = np.asarray(supercell)
-    matrix = np.diag(counts) if counts.ndim == 1 else counts  # (3, 3)
+    matrix = np.diag(supercell) if supercell.ndim == 1 else supercell  # (3, 3)
     return Phonopy(cell, supercell_matrix=matrix, primitive_matrix=guess_primitive_matrix(cell))
 
 
@@ -150,7 +169,7 @@ def _forces(potential: Potential, atoms: Atoms) -> np.ndarray:
     return given(potential.predict(graph).cpu().forces).double().numpy()
 
 
-def _mesh(mesh: tuple[int, int, int]) -> np.ndarray:
+def _mesh(mesh: np.ndarray) -> np.ndarray:
     """(points, 3) An even mesh with Γ, without symmetry, so that it is one mesh for all potentials."""
     axes = [np.arange(count) / count for count in mesh]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)  # (*mesh, 3)

@@ -5,7 +5,7 @@ many structures, or many copies of one, with a product of each; their Hessians d
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DivergedError, OutOfMemoryError
 from zoo.graph import Graph, collate
+from zoo.inputs import check_atoms, told
 from zoo.memory import free_memory
-from zoo.packing import Item, Need, Packer, Task, fastest, item
+from zoo.packing import Item, Need, Packer, Task, fastest, item, said_of
 from zoo.potential import Potential, given
 
 Build = Callable[[Atoms], Graph]
+Numbers = Sequence[int] | np.ndarray | slice  # of atoms, or of rows
 _TASK: Task = "Hessian products"
 _GIB = 1 << 30
 # Bytes of each number of a product while it is made: the probe and the product in the potential's type, twice for the
@@ -45,20 +47,31 @@ class SecondOrder:
     needs: dict[Task, Need]
 
     def products(self, structures: Sequence[Atoms], vectors: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """float64 eV/Å², of each structure's Hessian with vectors (vectors, atoms, 3), of the same shape."""
+        """float64 eV/Å², of each structure's Hessian with vectors ([vectors,] atoms, 3), of the same shape."""
 
         def asked() -> Iterator[Asked]:
             for number, (atoms, many) in enumerate(zip(structures, vectors, strict=True)):
                 one = item(atoms, self.build, _where(number, structures))
-                yield Asked(one.where, atoms, one.graph, number, torch.from_numpy(many))
+                yield Asked(one.where, atoms, one.graph, number, torch.from_numpy(many.reshape(-1, len(atoms), 3)))
 
-        return [products for _, products in self._packer().answers(asked())]
+        found = self._packer().answers(asked())
+        return [products.reshape(many.shape) for (_, products), many in zip(found, vectors, strict=True)]
+
+    def hessian(self, atoms: Atoms, indices: Numbers | None = None, rows: Numbers | None = None) -> np.ndarray:
+        """float64 eV/Å², the whole, the block of some atoms, or some rows. Raises ConfigError for both of these."""
+        if indices is not None and rows is not None:
+            raise ConfigError("indices and rows of a Hessian at once; give one of them")
+        moving = None if indices is None else coordinates(known(indices, len(atoms), "atom"))
+        chosen = moving if rows is None else known(rows, 3 * len(atoms), "row")
+        (found,) = self.hessians([atoms], chosen)
+        return found if moving is None else found[:, moving]
 
     def hessians(self, structures: Sequence[Atoms], rows: np.ndarray | None = None) -> list[np.ndarray]:
         """float64 eV/Å², (rows, 3 * atoms) of each structure, all rows by default.
 
         Raises OutOfMemoryError where there is no room for the result.
         """
+        _check_each(structures)
         counts = [3 * len(atoms) if rows is None else len(rows) for atoms in structures]
         self._check_room(structures, counts)
         order = sorted(range(len(structures)), key=lambda number: len(structures[number]))  # alike in a batch
@@ -136,22 +149,35 @@ def _check_finite(products: Tensor, one: Item) -> None:
         )
 
 
-def one_each(structures: Sequence[Atoms], vectors: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Vectors (vectors, atoms, 3) float64 of each structure, from such or (atoms, 3).
+def one_each(structures: Sequence[Atoms], vectors: object) -> list[np.ndarray]:
+    """An array of vectors of each structure as float64, (atoms, 3) or (vectors, atoms, 3).
 
-    Raises ConfigError for another shape, or another number of vectors than structures.
+    Raises ConfigError for another shape, numbers that are not finite, or another number of arrays than structures.
     """
-    if len(structures) != len(vectors):
-        raise ConfigError(f"{len(vectors)} arrays of vectors for {len(structures)} structures; give one a structure")
-    return [_vectors(atoms, values) for atoms, values in zip(structures, vectors, strict=True)]
+    _check_each(structures)
+    asked = list(vectors) if isinstance(vectors, Iterable) else [vectors]
+    if len(structures) != len(asked):
+        raise ConfigError(f"{len(asked)} arrays of vectors for {len(structures)} structures; give one a structure")
+    return [_vectors(atoms, values) for atoms, values in zip(structures, asked, strict=True)]
 
 
-def _vectors(atoms: Atoms, values: np.ndarray) -> np.ndarray:
-    many = np.array(values, dtype=np.float64)  # a copy, whose memory is in order
+def _check_each(structures: Sequence[Atoms]) -> None:
+    for number, atoms in enumerate(structures):
+        with said_of(f"structures[{number}] of {len(structures)}: "):
+            check_atoms(atoms)
+
+
+def _vectors(atoms: Atoms, values: object) -> np.ndarray:
     expected = (len(atoms), 3)
+    try:
+        many = np.array(values, dtype=np.float64)  # a copy, whose memory is in order
+    except (TypeError, ValueError):
+        raise ConfigError(f"vectors of {told(values)}; expected numbers of shape {expected}, or many such") from None
     if many.shape[-2:] != expected or many.ndim not in (2, 3):
         raise ConfigError(f"vectors of shape {many.shape} for {len(atoms)} atoms; expected {expected}, or many such")
-    return many.reshape(-1, *expected)
+    if not np.isfinite(many).all():
+        raise ConfigError(f"vectors of {atoms.symbols} with numbers that are not finite; expected finite ones")
+    return many
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -159,12 +185,12 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def known(numbers: Sequence[int], count: int, what: str) -> np.ndarray:
+def known(numbers: Numbers, count: int, what: str) -> np.ndarray:
     """As an array. Raises ConfigError where one is not among the first ``count`` whole numbers, or stands twice."""
-    found = np.asarray(numbers)
+    found = np.arange(count)[numbers] if isinstance(numbers, slice) else np.asarray(numbers)
     whole = found.ndim == 1 and (found.size == 0 or np.issubdtype(found.dtype, np.integer))
     if not whole or ((found < 0) | (found >= count)).any() or len(set(found.tolist())) != len(found):
-        raise ConfigError(f"{what}s {list(numbers)}; expected whole numbers from 0 to {count - 1}, each once")
+        raise ConfigError(f"{what}s {found.tolist()}; expected whole numbers from 0 to {count - 1}, each once")
     return found.astype(np.int64)
 
 

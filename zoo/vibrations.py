@@ -27,6 +27,7 @@ class Vibrations:
 
     frequencies_THz: np.ndarray  # (3 * atoms,) ascending
     modes: np.ndarray  # (3 * atoms, atoms, 3) of unit length in mass-weighted coordinates
+    rigid: int = 0  # motions of a free molecule as a whole: those modes that are nearest to standing still
 
     @property
     def energies(self) -> np.ndarray:
@@ -41,7 +42,7 @@ class Vibrations:
     @property
     def vibrational(self) -> np.ndarray:
         """(3 * atoms,) bool: the real modes that are neither translation nor rotation."""
-        return self.frequencies_THz > FREE_MOTION_THZ
+        return self._inner & (self.frequencies_THz > FREE_MOTION_THZ)
 
     @property
     def zero_point_energy(self) -> float:
@@ -49,14 +50,24 @@ class Vibrations:
         return float(self.energies[self.vibrational].sum() / 2)
 
     def summary(self) -> str:
-        """A table of all modes and the zero-point energy."""
-        rows = zip(self.frequencies_THz, self.wavenumbers_cm1, self.energies * MEV_PER_EV, strict=True)
+        """A table of all modes but those of a free molecule as a whole, and the zero-point energy."""
+        rows = zip(self._inner, self.frequencies_THz, self.wavenumbers_cm1, self.energies * MEV_PER_EV, strict=True)
         lines = [" mode       THz      cm⁻¹       meV"]
-        lines += [f"{k:5d} {thz:9.3f} {cm:9.1f} {mev:9.2f}" for k, (thz, cm, mev) in enumerate(rows)]
-        imaginary = int((self.frequencies_THz < -FREE_MOTION_THZ).sum())
+        lines += [f"{k:5d} {thz:9.3f} {cm:9.1f} {mev:9.2f}" for k, (inner, thz, cm, mev) in enumerate(rows) if inner]
+        imaginary = int((self._inner & (self.frequencies_THz < -FREE_MOTION_THZ)).sum())
         lines.append(f"zero-point energy {self.zero_point_energy:.4f} eV")
         lines.append(f"imaginary modes {imaginary} (shown as negative)")
+        if self.rigid:
+            fastest = np.abs(self.frequencies_THz[~self._inner]).max()
+            lines.append(f"left out {self.rigid} translations and rotations of the whole (up to {fastest:.3f} THz)")
         return "\n".join(lines)
+
+    @property
+    def _inner(self) -> np.ndarray:
+        """(3 * atoms,) bool: not of the whole."""
+        inner = np.ones(len(self.frequencies_THz), dtype=bool)
+        inner[_nearest_to_rest(self.frequencies_THz)[: self.rigid]] = False
+        return inner
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,16 @@ def moving_atoms(atoms: Atoms) -> list[int] | None:
     return None if moves.all() else np.flatnonzero(moves).tolist()
 
 
-def normal_modes(hessian: np.ndarray, masses: np.ndarray) -> Vibrations:
+def rigid_motions(atoms: Atoms) -> int:
+    """Of a free molecule as a whole: 6, or 5 of a linear one, or 3 of an atom; 0 of what is periodic."""
+    return 0 if any(atoms.pbc) else _FREE_MOTIONS[_shape(atoms)]
+
+
+def normal_modes(hessian: np.ndarray, masses: np.ndarray, rigid: int = 0) -> Vibrations:
     """Solves ``M^(−1/2) H M^(−1/2) e = ω² e`` with H made symmetric.
 
-    hessian (3 * atoms, 3 * atoms) eV/Å², masses (atoms,) amu. Raises StructureError where shapes or masses do
-    not fit, DivergedError where the Hessian is not finite.
+    hessian (3 * atoms, 3 * atoms) eV/Å², masses (atoms,) amu, ``rigid`` as of ``rigid_motions``. Raises StructureError
+    where shapes or masses do not fit, DivergedError where the Hessian is not finite.
     """
     size = 3 * len(masses)
     if hessian.shape != (size, size):
@@ -109,7 +125,7 @@ def normal_modes(hessian: np.ndarray, masses: np.ndarray) -> Vibrations:
     weighted = (hessian + hessian.T) / 2 / np.outer(roots, roots)  # eV/(Å² amu)
     squares, vectors = np.linalg.eigh(weighted)
     frequencies = np.sign(squares) * np.sqrt(np.abs(squares)) * THZ_PER_ROOT
-    return Vibrations(frequencies, np.ascontiguousarray(vectors.T).reshape(size, len(masses), 3))
+    return Vibrations(frequencies, np.ascontiguousarray(vectors.T).reshape(size, len(masses), 3), rigid)
 
 
 def harmonic_thermochemistry(vibrations: Vibrations, temperature: float, energy: float = 0.0) -> Thermochemistry:
@@ -174,13 +190,17 @@ def ideal_gas_thermochemistry(
 
 def _internal(vibrations: Vibrations, geometry: Geometry) -> np.ndarray:
     """(internal modes,) Places of the modes that change the shape. Raises StructureError for an imaginary one."""
-    order = np.argsort(np.abs(vibrations.frequencies_THz), kind="stable")
-    found = np.sort(order[_FREE_MOTIONS[geometry] :])
+    found = np.sort(_nearest_to_rest(vibrations.frequencies_THz)[_FREE_MOTIONS[geometry] :])
     imaginary = vibrations.wavenumbers_cm1[found][vibrations.frequencies_THz[found] <= 0]
     if len(imaginary):
         told = ", ".join(f"{-value:.0f}i" for value in imaginary)
         raise StructureError(f"imaginary modes of {told} cm⁻¹; relax the molecule to a minimum first")
     return found
+
+
+def _nearest_to_rest(frequencies: np.ndarray) -> np.ndarray:
+    """(modes,) Places, of the modes that are nearest to standing still first."""
+    return np.argsort(np.abs(frequencies), kind="stable")
 
 
 def _check_molecule(vibrations: Vibrations, atoms: Atoms, geometry: Geometry) -> None:

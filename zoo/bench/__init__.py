@@ -14,10 +14,11 @@ from zoo.bench.peers import Wanted, peer_names, peer_runner, peer_versions
 from zoo.bench.report import Report
 from zoo.bench.roofline import Limits, Roofline, measure_limits, roofline_of
 from zoo.bench.runners import Absent, Runner, loaded_runner, own_runners
-from zoo.engine import Engine, resolve_device, resolve_dtype
-from zoo.errors import ConfigError
+from zoo.engine import Engine, resolve_dtype
+from zoo.errors import ConfigError, UnknownNameError
 from zoo.evaluate.environment import hardware, versions
 from zoo.evaluate.speed import pytorch_threads
+from zoo.inputs import resolve_device
 from zoo.memory import until_out_of_memory
 from zoo.neighbors import build_graph
 from zoo.potential import Potential
@@ -113,12 +114,20 @@ def _compared(
         yield loaded_runner(teacher, "teacher", **options)
     for name in dict.fromkeys(against):
         if name not in ("none", "peers", teacher, *peer_names()):
-            yield loaded_runner(name, "other", **options)
+            yield _other(name, options)
     config = getattr(engine.potential, "config", None)  # which a teacher does not have
     size = config if isinstance(config, PaiNNConfig) else None
     elements = tuple(sorted({symbol for atoms in base for symbol in atoms.get_chemical_symbols()}))
     wanted = Wanted(size, elements, options["dtype"], str(resolve_device(options["device"])))
     yield from (peer_runner(name, wanted) for name in peers)
+
+
+def _other(name: str, options: dict[str, Any]) -> Runner | Absent:
+    """Another engine. Raises UnknownNameError, which names the peers too."""
+    try:
+        return loaded_runner(name, "other", **options)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}; peers: {', '.join(peer_names())}") from error
 
 
 def _description(potential: Potential) -> str:

@@ -144,7 +144,11 @@ def canonical(name: str) -> tuple[str, bool]:
 
 
 def nearest(name: str, beyond: Iterable[str] = ()) -> str:
-    """For a message: the names that ``name`` may have meant, or what lists them all."""
+    """For a message: the few names that ``name`` may have meant, and what shows all where none is much like it."""
     known = sorted({*entries(), *beyond})
-    near = get_close_matches(name, known, n=3, cutoff=0.5) or [one for one in known if name and name in one][:3]
-    return f"nearest: {', '.join(near)}" if near else "zoo list shows what there is"
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"nearest: {', '.join(near)}"
+    family = name.partition("/")[0]
+    near = get_close_matches(name, [one for one in known if family and family in one], n=3, cutoff=0)
+    return "; ".join([*([f"nearest: {', '.join(near)}"] if near else []), "zoo list shows all names"])
