@@ -463,9 +463,9 @@ def test_a_card_of_a_fine_tuned_engine_says_from_what_it_began(folder: Path) -> 
 
 @pytest.mark.parametrize("make", [example_context, fine_tuned_context])
 def test_a_teacher_that_nobody_says_how_to_cite_has_no_line_among_the_citations(
-    make: Callable[..., CardContext], folder: Path
+    make: Callable[[], CardContext], folder: Path
 ) -> None:
-    told, silent = render_card(make()), render_card(make(teacher_citation=" "))
+    told, silent = render_card(make()), render_card(replace(make(), teacher_citation=" "))
     before, line, after = told.partition("- The teacher")
     assert line
     assert silent == f"{before}- {after.partition(f'{chr(10)}- ')[2]}"
