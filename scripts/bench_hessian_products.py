@@ -35,7 +35,7 @@ from zoo.graph import Graph
 from zoo.hub.catalogue import entries
 from zoo.neighbors import build_graph
 from zoo.potential import Potential, given
-from zoo.teachers import FAMILIES, family_of, load_here
+from zoo.teachers import FAMILIES, absent, family_of, load_here
 from zoo.teachers.differences import DifferencesPotential
 
 TEACHERS = (
@@ -74,6 +74,7 @@ class Row:
     more: dict[str, float] = field(default_factory=dict)  # ms, of each further product
     error: dict[str, float] = field(default_factory=dict)  # of a product, relative, root mean square
     without: dict[str, str] = field(default_factory=dict)  # ways that it does not have, and why
+    missing: str = ""  # what to run for it
     failure: str = ""
 
 
@@ -97,11 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def rows_of(key: str, asked: argparse.Namespace) -> list[Row]:
-    """The rows of a family, from a process of its own; none where its package is nowhere."""
+    """The rows of a family, from a process of its own; without its package, one row that says what to run."""
     names = [name for name in asked.names if name in FAMILIES[key].names]
     python = python_for(FAMILIES[key], asked.python)
-    if not names or python is None:
+    if not names:
         return []
+    if python is None:
+        return [Row(key, missing=f"not run: {absent(names[0])}")]
     print(f"{key}: {len(names)} teachers", flush=True)
     told, failure = answers(python, Path(__file__), names, ["--quick"] if asked.quick else [])
     return [*(Row(**one) for one in told), *([Row(key, failure=failure)] if failure else [])]
@@ -270,7 +273,7 @@ def page(rows: Sequence[Row]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *ratios([row for row in rows if row.first])]
     notes = [f"- {row.name}, {way}: {why}" for row in rows for way, why in row.without.items()]
-    notes += [f"- {row.name}: {row.failure}" for row in rows if row.failure]
+    notes += [f"- {row.name}: {row.missing or row.failure}" for row in rows if row.missing or row.failure]
     if notes:
         lines += ["", "## What there is not", "", *notes]
     command = ".venv/bin/python scripts/bench_hessian_products.py"

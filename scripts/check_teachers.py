@@ -51,6 +51,7 @@ STEPS = {"xtb": 1e-3}  # of forces that are self-consistent to a threshold
 
 # A bound is a share of the largest number of what is compared, or of the floor where that is more.
 FLOORS = {"energy": 10.0, "forces": 1.0, "stress": 0.1, "H·v, differences": 1.0, "own Hessian": 1.0}
+LEAST = 0.1  # of the floor: where nothing that is compared is as large, the bound holds whatever a teacher says
 UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³", "H·v, differences": "eV/Å²", "own Hessian": "eV/Å²"}
 SHARES = {
     "energy float64": 1e-10,
@@ -84,6 +85,7 @@ class Row:
     weights: str = ""
     structures: str = ""
     found: dict[str, tuple[float, float]] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)  # number that was compared, of all structures
     missing: str = ""  # what to run for it
     failure: str = ""
 
@@ -92,7 +94,14 @@ class Row:
         if self.missing:
             return "not run"
         within = all(error <= bound for error, bound in self.found.values())  # NaN is beyond
+        if within and not self.failure and self.too_small:
+            return f"**too small**: {', '.join(self.too_small)}"
         return "failed" if self.failure else "ok" if within else "**beyond**"
+
+    @property
+    def too_small(self) -> list[str]:
+        """What was compared, of numbers so small that the comparison says nothing."""
+        return [what for what, size in self.largest.items() if size < LEAST * FLOORS[quantity_of(what)]]
 
     @property
     def fine(self) -> bool:
@@ -191,16 +200,13 @@ def answers(python: str, script: Path, names: Sequence[str], options: Sequence[s
         into = Path(folder) / "rows.json"
         isolated = "-P" if python == sys.executable else "-I"
         start = [python, isolated, "-W", "ignore", "-c", START, code_folder(), str(script), *names, "--into", str(into)]
-        done = subprocess.run([*start, *options], capture_output=True, text=True, check=False, env=_quiet())
+        environment = os.environ | {"ZOO_COMPILE": "never"}
+        done = subprocess.run([*start, *options], capture_output=True, text=True, check=False, env=environment)
         told = json.loads(into.read_text()) if into.is_file() else []
     if done.returncode == 0 and len(told) == len(names):
         return told, ""
     words = " ".join(done.stderr.split())[-200:]
     return told, f"its process ended with the exit code {done.returncode}: {words}"
-
-
-def _quiet() -> dict[str, str]:
-    return os.environ | {"ZOO_COMPILE": "never"}
 
 
 def row_of(told: Mapping[str, Any]) -> Row:
@@ -239,10 +245,9 @@ def measure(row: Row, *, quick: bool) -> None:
             for dtype in TYPES:
                 compare_with_calculator(row, family, structures, dtype)
         small = smallest_of_each_sort(structures, teacher.potential)
+        step = STEPS.get(family.key, STEP)
         for atoms in small:
-            enter(
-                row, "H·v, differences", *product_and_difference(teacher.potential, atoms, STEPS.get(family.key, STEP))
-            )
+            enter(row, "H·v, differences", *product_and_difference(teacher.potential, atoms, step))
         compare_with_own_hessian(row, family, teacher.potential, small[-1])
 
 
@@ -345,12 +350,14 @@ def predicted(potential: Potential, atoms: Atoms, **wanted: Any) -> Prediction:
 
 
 def enter(row: Row, what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Keeps, of all structures, what comes nearest to its bound, or furthest beyond it."""
+    """Keeps, of all structures, what comes nearest to its bound, or furthest beyond it, and the largest number."""
     family = family_of(row.name)
     assert family is not None
     error = float(np.abs(ours - theirs).max())
     share = LOOSER.get((family.key, what), SHARES[what])
-    bound = share * max(FLOORS[quantity_of(what)], float(np.abs(theirs).max()))
+    size = float(np.abs(theirs).max())
+    bound = share * max(FLOORS[quantity_of(what)], size)
+    row.largest[what] = max(size, row.largest.get(what, 0.0))
     before = row.found.get(what)
     if before is None or math.isnan(error) or error / bound > before[0] / before[1]:  # and NaN stays
         row.found[what] = (error, bound)
@@ -368,11 +375,24 @@ def page(rows: Sequence[Row], asked: argparse.Namespace) -> str:
     lines = [*heading(asked), *table(run)]
     if failed := [row for row in rows if row.failure]:
         lines += ["", "## Failed", "", *(f"- {row.name}: {row.failure}" for row in failed)]
-    if missing := [row for row in rows if row.missing]:
-        lines += ["", "## Not run", "", *(f"- {row.name}: {row.missing}" for row in missing)]
+    missing = [f"- {row.name}: {row.missing}" for row in rows if row.missing]
+    if missing := [*missing, *left_out(rows, asked)]:
+        lines += ["", "## Not run", "", *missing]
     how = "To repeat it, after `zoo teachers install FAMILY` for each family whose package is not installed beside zoo:"
     command = " ".join([".venv/bin/python scripts/check_teachers.py", *asked.names])
     return "\n".join([*lines, "", *bounds(), "", how, "", "```bash", command, "```", ""])
+
+
+def left_out(rows: Sequence[Row], asked: argparse.Namespace) -> Iterator[str]:
+    """Of each family that was asked for, the teachers without a row: their code was run, and weights are not here."""
+    told = {row.name for row in rows}
+    for key, family in FAMILIES.items():
+        names = [name for name in family.names if name not in told]
+        if not names or key in told or (asked.names and key not in asked.names):
+            continue
+        same = [row.name for row in rows if row.found and row.name in family.names]
+        code = f"the same code as {', '.join(same)}, and weights not here" if same else "weights not here"
+        yield f"- {key}: {code}: {', '.join(names)}"
 
 
 def heading(asked: argparse.Namespace) -> list[str]:
@@ -407,16 +427,14 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def bounds() -> list[str]:
     """How each bound follows from the numbers that are compared."""
-    lines = ["## Bounds", "", "A share of the largest number that is compared, or of the floor where that is more.", ""]
+    meaning = "A share of the largest number that is compared, or of the floor where that is more."
+    small = f"A teacher whose numbers are all smaller than {LEAST:g} of the floor is not ok: that would test nothing."
+    lines = ["## Bounds", "", f"{meaning} {small}", ""]
     lines += ["| | share | xtb | floor |", "|---|--:|--:|--:|"]
     for what, share in SHARES.items():
         quantity, looser = quantity_of(what), LOOSER.get(("xtb", what))
-        cells = [
-            what,
-            f"{share:.0e}",
-            "" if looser is None else f"{looser:.0e}",
-            f"{FLOORS[quantity]} {UNITS[quantity]}",
-        ]
+        of_xtb = "" if looser is None else f"{looser:.0e}"
+        cells = [what, f"{share:.0e}", of_xtb, f"{FLOORS[quantity]} {UNITS[quantity]}"]
         lines.append(f"| {' | '.join(cells)} |")
     why = "tblite's calculator takes other constants of nature, ASE's; its forces are self-consistent to a threshold."
     return [*lines, "", why]

@@ -16,6 +16,7 @@ NEWER = "uma-s-1p2p1/omat-teacher"
 KINDS = [OMOL, OMAT, NEWER, CONSERVING, DIRECT]
 TASKS = ("omol", "omat")
 CORE = "fairchem.core"
+SCALES = {"conserving": 80.0, "direct": 1.4}  # forces are of about 1 eV/Å, though weights are small
 REFERENCES = {
     task: [0.0, *(-13.6 * number**2.3 - shift for number in range(1, 100))]
     for task, shift in (("omol", 0), ("omat", 5))
@@ -125,7 +126,8 @@ def checkpoint(name: str, *, single_atoms: bool = True, wrap: bool = False, **sh
         "pass_through_head_outputs": not direct,
         "supports_single_atoms": single_atoms,
     } | ({"model_id": "UMA-S-1.2.1"} if newer else {})
-    tasks = [_task(task, kind, 1.4) for task in (TASKS if mixed else TASKS[:1]) for kind in ("energy", "forces")]
+    scale = SCALES["direct" if direct else "conserving"]
+    tasks = [_task(task, kind, scale) for task in (TASKS if mixed else TASKS[:1]) for kind in ("energy", "forces")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = hydra.utils.instantiate(described)

@@ -15,7 +15,7 @@ import torch
 import zoo.teachers.worker as worker
 from zoo.errors import DomainError, ZooWarning
 from zoo.potential import Prediction
-from zoo.teachers import load_here
+from zoo.teachers import Teacher, load_here
 from zoo.teachers.stillinger_weber import StillingerWeber
 from zoo.teachers.wire import VERSION, Message, send
 
@@ -85,6 +85,21 @@ def told(found: Prediction, kind: str) -> Prediction:
     return replace(found, energy=torch.full_like(found.energy, float(value)))
 
 
+def answer_another(stream, message):  # type: ignore[no-untyped-def]
+    """What looks like the answer to the question before."""
+    send(stream, Message(message.facts | {"number": 0}, message.tensors))
+
+
+def load(kind: str) -> Teacher:
+    """Stillinger and Weber's, odd."""
+    teacher = load_here("stillinger-weber/teacher", dtype=torch.float64)
+    if kind in ("ages", "expires"):
+        warn()
+    if kind == "expires":
+        raise DomainError("it is too old; take another")
+    return replace(teacher, potential=Odd(kind).double().eval())
+
+
 def rude(kind: str, answers: int) -> None:
     """What writes to the pipe itself."""
     if kind == "garbage":
@@ -106,8 +121,9 @@ def main() -> None:
     else:
         if kind == "prints":
             shout()
-        teacher = load_here("stillinger-weber/teacher", dtype=torch.float64)
-        worker.load_here = lambda name, **options: replace(teacher, potential=Odd(kind).double().eval())
+        if kind == "another":
+            worker.send = answer_another
+        worker.load_here = lambda name, **options: load(kind)
         worker.main()
 
 

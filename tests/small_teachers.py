@@ -70,6 +70,8 @@ _STRENGTHS = {  # kind of ``mace_models`` -> what makes forces of about 1 eV/Å 
     "heads": 20000.0,
 }
 _FEATURES_OF_FAIRCHEM = 8
+_SCALE_OF_SEVENNET = 20.0  # eV: forces are of about 1 eV/Å
+_TIMES_OF_AIMNET2 = 20.0  # its last layer: forces are of about 1 eV/Å
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,9 @@ def _small_sevennet(name: str) -> _Small:
     for place, one in enumerate(modals, 1):
         shifts[one] = [0.0] * 119
         for number in _numbers(f"{family}/{one.replace('_', '-')}-teacher"):
-            shifts[one][number] = -0.1 * place * number
+            shifts[one][number] = -0.5 * place * number
     several = sevennet_checkpoints.modal(shifts, use_modal_node_embedding=True)
-    shape = {"channel": 128, "irreps_manual": ["128x0e", "128x0e+4x1o", "128x0e"]}
+    shape = {"channel": 128, "irreps_manual": ["128x0e", "128x0e+4x1o", "128x0e"], "scale": _SCALE_OF_SEVENNET}
     config = sevennet_checkpoints.config_of({number: number for number in range(119)}, **several, **shape)
     with tempfile.TemporaryDirectory() as folder:
         return _Small(sevennet_checkpoints.write_checkpoint(Path(folder) / "file", config).read_bytes())
@@ -181,7 +183,9 @@ def _small_orb(pretrained: Any, name: str) -> _Small:
 @functools.cache
 def _small_aimnet2(name: str) -> _Small:
     with _seeded():
-        return _saved(aimnet2_artifacts.artifact(name, _numbers(name)))
+        content = aimnet2_artifacts.artifact(name, _numbers(name))
+    content["state_dict"]["outputs.energy_mlp.mlp.2.weight"] *= _TIMES_OF_AIMNET2
+    return _saved(content)
 
 
 def _numbers(name: str) -> list[int]:

@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from contracts import CONTRACT, laws_of
 
+from zoo.errors import DomainError
 from zoo.graph import Graph
 from zoo.hub.catalogue import entries
 from zoo.neighbors import build_graph
@@ -97,6 +98,13 @@ class TeacherContract:
         joined = Prediction.join(parts)
         for key in ("energy", "forces", "stress"):
             _assert_near(_part(whole, key), np.nan_to_num(_part(joined, key).numpy()), 1e-8, key)
+
+    def test_it_refuses_an_element_that_it_does_not_know(self) -> None:
+        teacher, atoms = self.teacher(), self.structures()[0].copy()
+        unknown = next(number for number in range(84, 119) if number not in teacher.potential.elements)
+        atoms.numbers[0] = unknown
+        with pytest.raises(DomainError, match=rf"{chemical_symbols[unknown]}\b"):
+            teacher.potential.predict(self.graph(teacher, [atoms]))
 
     def test_it_keeps_the_laws_that_its_traits_imply(self) -> None:
         potential = self.teacher().potential

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,7 @@ import torch
 from test_scripts import load_script
 
 import zoo.potential
+from zoo.teachers import FAMILIES
 
 SILICON = "stillinger-weber/teacher"
 DIRECT = "stillinger-weber/direct-teacher"
@@ -41,6 +43,18 @@ def test_a_wrong_product_is_seen(script: ModuleType, monkeypatch: pytest.MonkeyP
     script.measure(row, rounds=1)
     assert row.error[script.FORWARDS] == pytest.approx(2, rel=1e-3)
     assert row.error[script.BACKWARDS] < 1e-5
+
+
+def test_a_family_that_is_nowhere_is_told_with_what_to_run(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = replace(FAMILIES["mace"], imports=("no_such_module",))
+    monkeypatch.setitem(script.FAMILIES, "mace", nowhere)
+    monkeypatch.setattr(script, "python_for", lambda *given: None)
+    assert script.main(["mace-off23-medium/teacher", "--quick"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- mace: ")]
+    assert line.startswith("- mace: not run: ")
+    assert "run: zoo teachers install mace" in line
 
 
 @pytest.mark.xtb

@@ -91,6 +91,30 @@ def test_nan_is_beyond_and_stays_so(script: ModuleType) -> None:
     assert row.verdict == "**beyond**"
 
 
+def test_numbers_too_small_for_the_bound_to_say_anything_are_not_ok(script: ModuleType) -> None:
+    """A bound of 1e-4 eV/Å holds of forces of 1e-3 eV/Å, whatever they are."""
+    row = script.Row(SILICON)
+    script.enter(row, "forces float32", np.array([1e-3]), np.array([1e-3]))
+    assert (row.verdict, row.fine) == ("**too small**: forces float32", False)
+    script.enter(row, "forces float32", np.array([1.0]), np.array([1.0]))
+    assert row.fine
+
+
+def test_teachers_whose_code_alone_was_run_are_named(script: ModuleType) -> None:
+    asked = argparse.Namespace(names=["sevennet"], threads=1)
+    run = script.Row(SMALL, found={"forces float64": (0.0, 1.0)})
+    (line,) = [line for line in script.page([run], asked).splitlines() if line.startswith("- ")]
+    start = f"- sevennet: the same code as {SMALL}, and weights not here: "
+    assert line.startswith(start)
+    assert {*line.removeprefix(start).split(", "), SMALL} == set(FAMILIES["sevennet"].names)
+    assert script.page([run], argparse.Namespace(names=[SMALL], threads=1)).find("## Not run") < 0
+
+
+def test_each_teacher_stands_in_the_table_or_among_those_not_run(script: ModuleType) -> None:
+    text = (Path(__file__).parents[1] / "benchmarks" / "teachers.md").read_text(encoding="utf-8")
+    assert [name for family in FAMILIES.values() for name in family.names if name not in text] == []
+
+
 def test_a_family_that_is_nowhere_is_a_row_that_says_what_to_run(script: ModuleType) -> None:
     nowhere = replace(FAMILIES["mace"], imports=("no_such_module",))
     (row,) = script.rows_of(nowhere, nowhere.names[:2], argparse.Namespace(python=[], quick=True, threads=1))

@@ -194,8 +194,10 @@ def test_an_environment_of_another_lock_is_not_taken(locks: Path, source: Source
     (locks / "tiny.txt").write_text("zootiny==1.1\n")
     assert find_environment("tiny").state == "outdated"
     assert python_of("tiny") is None
-    other, _ = made(source)
+    other, said = made(source)
     assert folders_of("tiny") == sorted([folder, other])
+    assert said[-1] == f"{folder} is of another lock and stays; where no other zoo uses it, run: rm -r {folder}"
+    assert made(source)[1] == ["tiny has its environment already", said[-1]]
     assert remove("tiny") == sorted([folder, other])
 
 
@@ -223,6 +225,30 @@ def test_builds_of_torch_may_come_from_an_index_of_their_own_and_all_else_does_n
     assert not any("example.org" in word for word in rest)
     from_folders = Source(("wheels",), torch_index_url="https://example.org/cpu").options_for_torch()
     assert from_folders == ["--find-links", "wheels", "--index-url", "https://example.org/cpu"]
+
+
+@pytest.mark.parametrize("variable", ["PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "settings"])
+def test_packages_go_into_the_environment_wherever_its_user_has_pip_install(
+    variable: str, locks: Path, source: Source, tmp_path: Path, borrowed_pip: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if variable == "settings":
+        (tmp_path / "pip.conf").write_text("[global]\nuser = true\n")
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    else:
+        monkeypatch.setenv(variable, "1" if variable == "PIP_USER" else str(elsewhere))
+    folder, _ = made(source)
+    assert (next(folder.glob("lib/python*/site-packages")) / "zootiny.py").is_file()
+    assert "zootiny==1.0" in (folder / "installed.txt").read_text().splitlines()
+    assert not elsewhere.exists()
+
+
+def test_what_an_environment_is_made_of_is_given_no_token_of_a_hub(
+    locks: Path, tmp_path: Path, borrowed_pip: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abc")
+    wheel(tmp_path / "wheels", code="import os\nassert 'HF_TOKEN' not in os.environ\n")
+    made(Source((str(tmp_path / "wheels"),)))
 
 
 def test_folders_alone_are_asked_alone() -> None:

@@ -71,7 +71,7 @@ def test_what_other_packages_let_through_is_refused_all_the_same() -> None:
 @needs_fairchem
 def test_another_thing_than_a_checkpoint_is_refused() -> None:
     put(CONSERVING, {"state_dict": {}})
-    _refused("cannot be read as a checkpoint of fairchem-core .a dict is no inference checkpoint.; fetch it again")
+    _refused("read as a checkpoint of fairchem-core .TypeError: a dict is no inference checkpoint.; fetch it again")
     content = checkpoint(CONSERVING)
     content.tasks_config = ["omol"]
     put(CONSERVING, content)

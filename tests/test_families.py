@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from teacher_contract import TeacherContract
 
 from zoo.config import parse, write_json
-from zoo.errors import IntegrityError, MissingPackageError, NotReleasedError, UnknownNameError
+from zoo.errors import IntegrityError, MissingPackageError, NotReleasedError, UnknownNameError, ZooWarning
 from zoo.hub.catalogue import entries
 from zoo.potential import Traits
 from zoo.teachers import (
@@ -35,7 +35,8 @@ from zoo.teachers import (
     weights_of,
 )
 from zoo.teachers.environments import lock_path, locked, read_lock
-from zoo.teachers.weights import FACTS, weights_folder, weights_path
+from zoo.teachers.mace_file import import_mace
+from zoo.teachers.weights import FACTS, Record, record_path, weights_folder, weights_path
 
 FETCHED = "mace-off23-large/teacher"
 OWN = "own/mine"
@@ -130,14 +131,93 @@ def test_a_package_is_found_by_its_files_without_being_imported(tmp_path, monkey
     assert not replace(FAMILIES["mace"], imports=("zoonamed.core", "no_such_module.at_all")).is_importable
 
 
-def test_weights_of_another_model_than_was_stated_are_refused(monkeypatch):
-    stated = replace(stated_traits("stillinger-weber/teacher"), features=128, smoothness=2)
-    monkeypatch.setattr("zoo.teachers.stillinger_weber.traits", lambda name: stated)
+def state(monkeypatch, **stated):
+    """Has zoo say something else of silicon than is so; gives how a message tells it."""
+    traits = stated_traits("stillinger-weber/teacher")
+    monkeypatch.setattr("zoo.teachers.stillinger_weber.traits", lambda name: replace(traits, **stated))
+    return "; ".join(f"{trait} {getattr(traits, trait)}, expected {value}" for trait, value in stated.items())
+
+
+def test_what_the_right_file_gives_counts_whatever_was_stated(monkeypatch):
+    told = state(monkeypatch, smoothness=2, features=128)
+    with pytest.warns(ZooWarning) as caught:
+        teacher = load_teacher("stillinger-weber/teacher")
+    assert teacher.potential.traits.features == 0
+    assert [(str(one.message), one.filename) for one in caught] == [
+        (
+            "the weights of stillinger-weber/teacher are of another model than zoo knows by this name "
+            f"({told}); their digest is right, and what they give counts",
+            __file__,
+        )
+    ]
+
+
+@pytest.mark.parametrize("stated", [{"conservative": False, "smoothness": 2}, {"energies": False}])
+def test_a_file_of_another_kind_than_was_stated_is_refused(monkeypatch, stated):
+    told = state(monkeypatch, **stated)
     with pytest.raises(IntegrityError) as caught:
         load_teacher("stillinger-weber/teacher")
+    assert f"({told}), of another kind; take a newer zoo" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("known", "accepted", "refused"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"digest": f"sha256:{'1' * 64}"}, False, False),
+        ({"digest": f"sha256:{'2' * 64}", "seen": "index"}, False, False),
+        ({"digest": f"sha256:{'2' * 64}", "seen": "index"}, True, False),
+    ],
+)
+def test_a_file_that_only_its_first_download_vouches_for_must_be_as_stated(monkeypatch, known, accepted, refused):
+    name, weights = "stillinger-weber/teacher", Weights("https://host/silicon.pt", **known)
+    monkeypatch.setattr("zoo.teachers.stillinger_weber.weights", lambda name: weights)
+    path = weights_path(name, weights)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"silicon")
+    write_json(record_path(path), Record(url=weights.url, digest=f"sha256:{'1' * 64}", size=7, accepted=accepted))
+    digest = load_teacher(name).weights_sha256
+    told = state(monkeypatch, features=128)
+    if not refused:
+        with pytest.warns(ZooWarning, match="what they give counts"):
+            load_teacher(name)
+        return
+    with pytest.raises(IntegrityError) as caught:
+        load_teacher(name)
     line = str(caught.value)
-    assert "(smoothness 100, expected 2; features 0, expected 128)" in line
-    assert "run: zoo teachers fetch stillinger-weber/teacher" in line
+    assert line.endswith(
+        f"({told}), and only their first download says what they are; if you know them to be right, "
+        f"run: zoo teachers fetch {name} --accept-digest sha256:{digest}"
+    )
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("sevennet-0/teacher", "sevenn"),
+        (FETCHED, "e3nn"),
+        ("uma-s-1p1/omol-teacher", "fairchem"),
+        ("orb-v3-conservative-omol/teacher", "orb_models"),
+        ("aimnet2/teacher", "aimnet"),
+    ],
+)
+def test_a_package_that_clashes_while_it_is_imported_is_one_that_is_missing(name, broken, tmp_path, monkeypatch):
+    for module in [module for module in sys.modules if module.split(".")[0] == broken]:
+        monkeypatch.delitem(sys.modules, module)
+    (tmp_path / broken).mkdir()
+    (tmp_path / broken / "__init__.py").write_text("raise AttributeError('module has no\\nattribute x')")
+    monkeypatch.syspath_prepend(tmp_path)
+    family = family_of(name)
+    adapter = importlib.import_module(family.module)
+    require = {"sevennet": "_check_package", "orb": "_package"}.get(family.key, "_require")
+    with pytest.raises(MissingPackageError) as caught:
+        import_mace() if family.key == "mace" else getattr(adapter, require)(name)
+    line = str(caught.value)
+    assert "which cannot be imported here (AttributeError: module has no attribute x); run: pip install " in line
+    assert line.endswith(f"zoo teachers install {family.key}")
+    assert family.install in line
     assert "\n" not in line
 
 

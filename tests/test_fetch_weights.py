@@ -22,6 +22,7 @@ from test_download import Site, Trouble, serving
 
 from zoo import fetch_weights as module
 from zoo.acceptance import check_accepted, describe_licence, restricts, text_path, text_to_repeat
+from zoo.config import write_json
 from zoo.data import download as downloading
 from zoo.errors import (
     AccessError,
@@ -35,12 +36,13 @@ from zoo.errors import (
     ZooError,
     ZooWarning,
 )
-from zoo.fetch_weights import add_teacher, fetch_weights
+from zoo.fetch_weights import add_teacher, fetch_weights, remove_teacher
 from zoo.files import cache_root
 from zoo.licences import LICENCES, TERMS, Source
 from zoo.teachers import load_teacher
 from zoo.teachers import weights as weights_module
 from zoo.teachers.weights import (
+    FACTS,
     Weights,
     find_own,
     find_weights,
@@ -440,6 +442,26 @@ def test_what_is_no_text_is_not_taken_for_one(site: Site, publish: Publish) -> N
     publish(digest=sha256(BODY))
     site.put(b"<html>accept our cookies</html>", "ASL.md")
     assert f"({TERMS[ASL].text} gave no text)" in noted(accept_licence=True)
+    assert not list(text_path(TERMS[ASL]).parent.glob("asl*")), "what came is not taken for what a user saved"
+    site.put(TEXT.encode(), "ASL.md")
+    get(ACADEMIC)
+    assert text_to_repeat([BOUND]) == TEXT.strip()
+
+
+@pytest.mark.parametrize(
+    "saved", ["naïve".encode("latin-1"), TEXT.encode() + b"word " * 12_000, b"<html>", TEXT.encode("utf-16")]
+)
+def test_what_the_user_saved_is_never_written_over(site: Site, publish: Publish, saved: bytes) -> None:
+    publish(digest=sha256(BODY))
+    path = save_text(ASL, saved)
+    with pytest.warns(ZooWarning) as caught:
+        get(ACADEMIC, accept_licence=True)
+    assert [str(one.message) for one in caught] == [
+        f"the weights of {ACADEMIC} are here, but {path} is no text of {ASL} (it is blank, not UTF-8, a web page, or "
+        f"more than 48 KiB); mend it, or save {TERMS[ASL].text} in its place"
+    ]
+    assert path.read_bytes() == saved
+    assert "/ASL.md" not in [seen.path for seen in site.seen]
 
 
 def test_without_a_network_the_weights_are_enough_and_a_text_that_was_saved_will_do(
@@ -725,7 +747,21 @@ def test_own_file_with_another_digest_is_not_added(opened: list[str], file: Path
         add(file, sha256="0" * 64)
     assert own_teacher("own/mine") is None
     assert not weights_folder("own/mine").exists()
-    assert add(file, sha256=hashlib.sha256(BODY).hexdigest()).elements == ("Si",)
+
+
+@pytest.mark.parametrize("written", ["{}", "sha256:{}", "SHA256:{} "])
+def test_digest_of_an_own_file_may_be_written_as_programs_print_it(opened: list[str], file: Path, written: str) -> None:
+    for digits in (hashlib.sha256(BODY).hexdigest(), hashlib.sha256(BODY).hexdigest().upper()):
+        assert add(file, sha256=written.format(digits)).elements == ("Si",)
+        remove_teacher("own/mine")
+
+
+@pytest.mark.parametrize("wrong", ["", "abc", "0" * 63, "g" * 64, "git:" + "0" * 64, "0" * 64 + "\n0"])
+def test_digest_that_is_none_is_said_before_anything_is_copied(opened: list[str], file: Path, wrong: str) -> None:
+    with pytest.raises(ConfigError, match="expected 64 hex digits") as caught:
+        add(file, sha256=wrong)
+    assert "\n" not in str(caught.value)
+    assert not (cache_root() / "teachers").exists()
 
 
 @pytest.mark.parametrize(
@@ -763,6 +799,10 @@ def test_file_of_mace_with_two_heads_wants_one_chosen_and_one_without_does_not(t
     assert "\n" not in str(caught.value)
     assert not weights_folder("own/mine").exists()
     assert add(two, head="omol").elements == ("H", "O", "Si")
+    digests = {load_teacher("own/mine").weights_sha256, hashlib.sha256(two.read_bytes()).hexdigest()}
+    remove_teacher("own/mine")
+    add(two, head="omat_pbe")
+    assert len(digests | {load_teacher("own/mine").weights_sha256}) == 3, "a head is a teacher of its own"
     plain = mace_models.save(mace_models.random_model("vectors"), tmp_path / "plain.model")
     assert add(plain, "own/plain").elements == ("H", "O", "Si")
     assert load_teacher("own/plain").weights_sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
@@ -774,3 +814,21 @@ def test_own_teacher_is_not_replaced_unasked(opened: list[str], file: Path) -> N
     with pytest.raises(ConfigError, match="is here already; choose another name, or remove"):
         add(file)
     assert find_own(facts).read_bytes() == BODY
+
+
+def test_folder_that_holds_something_else_is_neither_replaced_nor_removed(opened: list[str], file: Path) -> None:
+    folder = weights_folder("own/mine")
+    folder.mkdir(parents=True)
+    mine = folder / "mine.txt"
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match=f"{folder} holds files, and no record of a teacher; choose another name, or"):
+        add(file)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    assert add(file).elements == ("Si",)
+
+
+def test_what_a_killed_process_left_half_added_is_added_anew(opened: list[str], file: Path) -> None:
+    half = add(file).model_copy(update={"elements": ()})
+    write_json(weights_folder("own/mine") / FACTS, half)
+    assert add(file).elements == ("Si",)

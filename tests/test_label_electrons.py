@@ -18,7 +18,7 @@ from zoo.data.readers import read_frames
 from zoo.data.structures import bare
 from zoo.data.subsets import choose
 from zoo.distill.label import label_plan, label_structures
-from zoo.errors import DomainError
+from zoo.errors import CapabilityError, DomainError
 from zoo.pipeline import make_labels, read_structures
 from zoo.potential import Potential, Traits
 from zoo.recipe import LabelsSection, Recipe
@@ -133,7 +133,9 @@ def test_a_frame_of_a_file_keeps_its_charge_up_to_the_teacher_who_refuses_it_bef
     if displaced:
         data["structures"]["groups"][1]["displacement"] = [0.01, 0.02]
     run = Run.of(parse(Recipe, data, "a recipe"), tmp_path / "run")
-    with pytest.raises(DomainError, match=r"^structure 1 of held \(Si5\) states a charge of \+1 e .*charge: 0"):
+    with pytest.raises(
+        DomainError, match=r"^structure 1 of held \(Si5\) states a charge of \+1 e .*charge: 0 of a subs"
+    ):
         make_labels(run)
     assert not list((tmp_path / "run").glob("labels/*/shard-*")), "hours, of a larger run"
     assert [atoms.info.get("charge") for atoms in read_structures(run, "validation")] == [None, 1]
@@ -187,3 +189,20 @@ def test_readers_keep_what_a_frame_states(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "ion.db", ion)
     (frame,) = read_frames(tmp_path / "ion.db", "ase-db")
     assert electrons(frame.atoms) == {"charge": 1}
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_an_element_that_the_teacher_lacks_is_refused_before_anything_is_labelled(
+    learned: bool, tmp_path: Path
+) -> None:
+    clusters = silicon_clusters(12)
+    clusters[9].numbers[0] = 84
+    loss = {} if learned else {"energy_from": "dataset", "force_from": "dataset", "hessian": 0}
+    changes = {f"loss__{key}": value for key, value in loss.items()}
+    recipe = frames_recipe(tmp_path, clusters=clusters, student__elements=["Si", "Po"], **changes)
+    assert recipe.distils == learned
+    with pytest.raises(
+        CapabilityError, match=r"^student\.elements cannot be had: .* does not know Po; remove what it l"
+    ):
+        make_labels(Run.of(recipe, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("labels/*/shard-*"))

@@ -14,7 +14,7 @@ from recipes import tiny_recipe
 from zoo.data.labels import Labels, draw_probes, stored_probes
 from zoo.data.structures import rattled, structure_digest
 from zoo.distill.label import label_plan, label_structures
-from zoo.errors import ConfigError, DivergedError, IntegrityError, LabelError
+from zoo.errors import ConfigError, DivergedError, DomainError, IntegrityError, LabelError
 from zoo.neighbors import build_graph
 from zoo.recipe import LabelsSection
 from zoo.teachers import load_teacher
@@ -272,3 +272,43 @@ def test_an_answer_that_is_not_finite_is_named(structures, tmp_path, monkeypatch
     monkeypatch.setattr(teacher.potential, "predict", broken)
     with pytest.raises(DivergedError, match=r"gives a features that is not finite for structure 0 .*leave it out"):
         label_structures(tmp_path, structures, teacher, plan_of(structures, teacher, extras=("features",)))
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_a_stress_that_is_not_finite_is_named_where_there_is_a_volume(periodic, structures, tmp_path, monkeypatch):
+    teacher = teacher_of(Rich())
+    predict = teacher.potential.predict
+
+    def broken(*args, **kwargs):
+        answer = predict(*args, **kwargs)
+        answer.stress[0, 1, 2] = torch.nan
+        return answer
+
+    monkeypatch.setattr(teacher.potential, "predict", broken)
+    atoms = structures[0].copy()
+    atoms.pbc = periodic
+    if not periodic:
+        assert len(label_structures(tmp_path, [atoms], teacher, plan_of([atoms], teacher))) == 1
+        return
+    with pytest.raises(DivergedError, match="gives a stress that is not finite for structure 0 "):
+        label_structures(tmp_path, [atoms], teacher, plan_of([atoms], teacher))
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_an_element_that_the_teacher_does_not_know_is_refused_before_anything_is_written(
+    compared, structures, teacher, tmp_path
+):
+    frames = [atoms.copy() for atoms in structures[:4]]
+    frames[3].numbers[:2] = 84, 32
+    words = r"^structure 3 of .* \(.*\) has Ge, Po, which stillinger-weber/teacher does not know; take a teacher that "
+    with pytest.raises(DomainError, match=words) as caught:
+        label_structures(tmp_path / "labels", frames, teacher, plan_of(frames, teacher), compared=compared)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize("name", ["teacher", "direct-teacher"])
+def test_a_closed_form_of_silicon_takes_nothing_else_for_silicon(name):
+    potential = load_teacher(f"stillinger-weber/{name}", dtype=torch.float64).potential
+    with pytest.raises(DomainError, match="Stillinger-Weber's silicon was not trained on Ge; choose a teacher that"):
+        potential.predict(build_graph(bulk("Ge"), potential.cutoff))

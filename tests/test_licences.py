@@ -99,7 +99,7 @@ def test_what_must_be_repeated_is_the_text_of_the_teacher_s_terms_or_of_the_data
     assert text_to_repeat([teacher("MIT"), data("MIT"), data(FAIR)]) == "Do no harm."
 
 
-@pytest.mark.parametrize("saved", [None, b"", b" \n", b"<!DOCTYPE html><html>", b"\xff\xfe\x00", b"word " * 12_000])
+@pytest.mark.parametrize("saved", [None, b""])
 def test_text_that_is_not_here_is_asked_for_in_one_sentence(saved: bytes | None) -> None:
     path = text_path(TERMS[ASL])
     if saved is not None:
@@ -113,6 +113,17 @@ def test_text_that_is_not_here_is_asked_for_in_one_sentence(saved: bytes | None)
     for source in (data(ASL), Source("teacher", "own/mine", ASL)):  # nothing fetches these
         with pytest.raises(LicenceError, match=f"{source.name} is under .* as {path}$"):
             text_to_repeat([source])
+
+
+@pytest.mark.parametrize("saved", [b" \n", b"<!DOCTYPE html><html>", b"\xff\xfe\x00", b"word " * 12_000])
+def test_what_is_no_text_in_the_place_of_one_is_said(saved: bytes) -> None:
+    path = save_text(ASL, saved)
+    with pytest.raises(LicenceError) as caught:
+        text_to_repeat([teacher("MIT"), teacher(ASL)])
+    assert str(caught.value) == (
+        f"teacher a/teacher is under {ASL}, whose text its students must repeat, and {path} is no text of {ASL} (it is "
+        f"blank, not UTF-8, a web page, or more than 48 KiB); mend it, or save {TERMS[ASL].text} in its place"
+    )
 
 
 @pytest.mark.parametrize(

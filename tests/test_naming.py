@@ -11,6 +11,7 @@ from zoo.naming import (
     Repository,
     default_namespace,
     engine_name_of,
+    file_on_hub,
     is_engine_name,
     parse_name,
 )
@@ -118,3 +119,23 @@ def test_a_revision_cannot_leave_the_hub() -> None:
 @pytest.mark.parametrize("repository", ["x", "A_b", "a_b_c", "_b", "a_"])
 def test_a_repository_of_another_form_holds_no_engine_of_the_zoo(repository: str) -> None:
     assert engine_name_of(repository) is None
+
+
+def test_address_of_a_file_on_a_hub_says_where_it_is() -> None:
+    at = file_on_hub("https://huggingface.co/facebook/UMA/resolve/main/checkpoints/uma%2Bs.pt")
+    assert at == ("https://huggingface.co", Repository("facebook", "UMA"), "main", "checkpoints/uma+s.pt")
+    deep = file_on_hub("http://127.0.0.1:80/hub/lab/a/resolve/refs%2Fpr%2F1/resolve/b.pt")
+    assert deep == ("http://127.0.0.1:80/hub", Repository("lab", "a"), "refs%2Fpr%2F1", "resolve/b.pt")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://raw.githubusercontent.com/a/b/main/LICENSE",
+        "https://huggingface.co/resolve/main/x",
+        "https://huggingface.co/a/b/resolve/main/",
+        "https://huggingface.co/a/b/blob/main/x",
+    ],
+)
+def test_address_of_another_form_is_on_no_hub(url: str) -> None:
+    assert file_on_hub(url) is None

@@ -425,7 +425,7 @@ def test_a_bare_pickle_is_refused() -> None:
 @pytest.mark.usefixtures("small")
 def test_a_model_of_another_kind_is_refused(small: Any) -> None:
     _write(NAME, random_model(small, "orb-v3-direct-omol/teacher").state_dict())
-    _refused("holds no orb-v3-conservative-omol .*; fetch it again: zoo teachers fetch")
+    _refused("cannot be read as weights of orb-v3-conservative-omol .*; fetch it again: zoo teachers fetch")
 
 
 @needs_orb

@@ -97,7 +97,8 @@ def test_a_damaged_number_is_seen_by_its_checksum(tmp_path: Path) -> None:
 def test_a_module_that_pytorch_refuses_whatever_takes_its_place_is_told_in_its_words(tmp_path: Path) -> None:
     path = _saved(tmp_path / "one.pt", _Runs(os.mkdir, str(tmp_path / "harm")))
     with pytest.raises(
-        IntegrityError, match=r"checkpoint \(Trying to load unsupported GLOBAL posix.mkdir whose .*\); "
+        IntegrityError,
+        match=r"\(UnpicklingError: Trying to load unsupported GLOBAL posix.mkdir whose .*\); ",
     ):
         read_pickle(path, {"posix.mkdir": _Nothing}.get, "fetch it again")
 

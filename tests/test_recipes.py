@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from pydantic import TypeAdapter
 
 from zoo.artifact import count_parameters
@@ -216,7 +216,10 @@ def test_a_student_of_the_paper_is_validated_once_an_epoch(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if _is_brought(read_recipe(name).teacher.name)])
 def test_a_recipe_asks_no_teacher_for_what_it_is_known_to_lack(name: str) -> None:
     recipe = read_recipe(name)
-    potential: Any = SimpleNamespace(traits=stated_traits(recipe.teacher.name), element_embeddings=lambda: None)
+    elements = [atomic_numbers[symbol] for symbol in entries()[recipe.teacher.name].elements]
+    potential: Any = SimpleNamespace(
+        traits=stated_traits(recipe.teacher.name), elements=elements, element_embeddings=lambda: None
+    )
     if needs_converting(recipe.teacher.name):
         with WithoutParameters():
             potential = GemNetOC(PUBLISHED[recipe.teacher.name.partition("/")[0]].network)

@@ -18,6 +18,7 @@ from test_report import example_report
 
 from zoo.cli import main
 from zoo.hub.remote import RemoteHub
+from zoo.teachers.environments import locked
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -66,7 +67,8 @@ def test_quickstart_json_has_the_keys_of_the_contract() -> None:
 
 
 def test_there_are_scripts() -> None:
-    assert {path.name for path in BASH} == {"check_golden", "install", "quickstart", "test", "verify_on_hub", "run"}
+    known = {"check_golden", "install", "quickstart", "run", "test", "test_families", "verify_on_hub"}
+    assert {path.name for path in BASH} == known
 
 
 @pytest.mark.parametrize("path", BASH, ids=lambda path: path.name)
@@ -74,6 +76,21 @@ def test_a_script_can_be_run(path: Path) -> None:
     assert os.access(path, os.X_OK), "its run bit is not set: chmod +x"
     assert path.read_text().startswith("#!/usr/bin/env bash\n")
     subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_each_family_with_an_environment_is_tested_by_a_script() -> None:
+    (required,) = re.findall(r"ZOO_REQUIRE=(\S+)", (ROOT / ".ci" / "run").read_text())
+    (apart,) = re.findall(r"^families=\((.*)\)$", (ROOT / "scripts" / "test_families").read_text(), flags=re.MULTILINE)
+    assert set(locked()) == set(required.split(",")) - {"scatter"} | set(apart.split())
+    assert all((ROOT / "tests" / f"test_{family}.py").is_file() for family in apart.split())
+
+
+def test_a_family_without_tests_is_refused_before_anything_is_installed() -> None:
+    script = ROOT / "scripts" / "test_families"
+    asked = subprocess.run([script, "mace", "jmp"], capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert asked.returncode == 2
+    assert asked.stderr.startswith("jmp is no family with an environment")
+    assert asked.stdout == ""
 
 
 def test_python_in_the_readme_compiles() -> None:

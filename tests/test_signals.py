@@ -271,6 +271,11 @@ CANNOT = {
         {"student__teacher_channels": 8},
         r"student\.teacher_channels .* has no channels in its element embedding, not 8; set it to 0",
     ),
+    "elements": (
+        "stillinger-weber/teacher",
+        {"student__elements": ["Ge", "Si", "Po"]},
+        r"student\.elements cannot be had: stillinger-weber/teacher does not know Ge, Po; remove what it lacks, or",
+    ),
     "side": ("stillinger-weber/teacher", {"labels__side": "columns"}, r"labels\.side cannot be had: .* symmetric Hess"),
     "energy": ("stillinger-weber/direct-teacher", {"loss__stress": 0}, r"loss\.energy .*direct-teacher gives no energ"),
     "stress": ("stillinger-weber/direct-teacher", {"loss__energy": 0}, r"loss\.stress .* gives no stress; set it to 0"),

@@ -22,13 +22,16 @@ from contracts import check_law
 from sevennet_checkpoints import config_of, kinds, modal, write_checkpoint
 from teacher_contract import TeacherContract
 
-from zoo.errors import ConfigError, IntegrityError, MissingPackageError, UnknownNameError
-from zoo.fetch_weights import add_teacher
+from recipes import tiny_recipe
+from zoo.distill.label import label_plan, label_structures
+from zoo.errors import ConfigError, IntegrityError, LabelError, MissingPackageError, UnknownNameError
+from zoo.fetch_weights import add_teacher, remove_teacher
 from zoo.hub.catalogue import entries
 from zoo.neighbors import build_graph
 from zoo.ops import deterministic
 from zoo.potential import Potential, Traits
-from zoo.teachers import Teacher, load_teacher, stated_traits
+from zoo.run import Run
+from zoo.teachers import Teacher, load_teacher, own_teacher, stated_traits
 from zoo.teachers.sevennet import calculator, names, weights
 from zoo.teachers.weights import find_own, record_path, weights_folder, weights_path
 
@@ -386,7 +389,7 @@ def test_further_trained_checkpoint_of_the_package_is_a_teacher(tmp_path: Path) 
     path = Path(sevenn.__file__).parent / "pretrained_potentials/SevenNet_MF_0/checkpoint_sevennet_mf_0.pth"
     teacher = _add(path, head="PBE")
     same = load_teacher("sevennet-mf-0/pbe-teacher", dtype=torch.float64)
-    assert teacher.weights_sha256 == same.weights_sha256
+    assert own_teacher("own/mine").sha256 == same.weights_sha256
     graph = build_graph(_oxide(), teacher.potential.cutoff)
     assert torch.equal(teacher.potential.predict(graph).forces, same.potential.predict(graph).forces)
 
@@ -406,6 +409,26 @@ def test_modality_must_be_chosen_where_there_are_several_and_only_there(tmp_path
             _add(path, **asked)
         assert not weights_folder("own/mine").exists()
     assert _add(two, head="high").potential.elements == (8, 14)
+
+
+@pytest.mark.sevennet
+@_jit
+def test_labels_of_one_modality_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
+    shifts = {"low": [-1.0] * 119, "high": [-2.0] * 119}
+    path = write_checkpoint(tmp_path / "two.pth", config_of(kinds(8, 14), **modal(shifts)))
+    structures, recipe = [_rattled()], tiny_recipe(teacher__name="own/mine")
+    told = set()
+    for head in ("low", "high"):
+        teacher = _add(path, head=head)
+        plan = label_plan(structures, teacher, recipe.labels, 0, "float64")
+        if told:
+            with pytest.raises(LabelError, match=r"weights"):
+                label_structures(tmp_path / "labels", structures, teacher, plan)
+        else:
+            label_structures(tmp_path / "labels", structures, teacher, plan)
+        told |= {teacher.weights_sha256, Run.of(recipe, tmp_path / head).own_digest}
+        remove_teacher("own/mine")
+    assert len(told) == 2
 
 
 class _Harm:
@@ -458,8 +481,6 @@ def test_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, what:
 @pytest.mark.sevennet
 @_jit
 def test_file_that_changed_after_it_was_added_is_refused(tmp_path: Path) -> None:
-    from zoo.teachers import own_teacher
-
     _add(write_checkpoint(tmp_path / "mine.pth", config_of(kinds(8, 14))))
     path = find_own(own_teacher("own/mine"))
     path.write_bytes(path.read_bytes() + b" ")

@@ -1,6 +1,7 @@
 """Files of weights are found where they belong, and opened only where they are what they should be."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,14 @@ def test_own_teacher_is_what_was_recorded() -> None:
     assert own_teacher("own/mine") == facts
     assert find_own(facts).read_bytes() == BODY
     assert own_teacher("own/yours") is None
+
+
+def test_heads_of_one_file_are_teachers_of_their_own() -> None:
+    files = [add(body=body, head=head) for body in (BODY, b"another") for head in (None, "omol", "omat")]
+    assert len({facts.digest for facts in files}) == len(files)
+    assert all(re.fullmatch("[0-9a-f]{64}", facts.digest) for facts in files)
+    assert files[0].digest == files[0].sha256
+    assert find_own(files[-1]).is_file(), "what is checked is the file alone"
 
 
 def test_own_teachers_are_listed_by_name() -> None:

@@ -15,7 +15,9 @@ import sys
 import sysconfig
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from contracts import CONTRACT, check_law
 import zoo.distill.label as label_module
 import zoo.packing
 import zoo.run
+import zoo.teachers.remote as remotely
 import zoo.teachers.wire as wire
 from recipes import tiny_recipe
 from zoo.config import write_json
@@ -44,6 +47,7 @@ from zoo.errors import (
     ZooWarning,
 )
 from zoo.graph import Graph
+from zoo.memory import Kept
 from zoo.neighbors import build_graph
 from zoo.ops import deterministic
 from zoo.pipeline import distill, make_labels, train_student
@@ -345,6 +349,18 @@ def test_a_warning_of_zoo_is_shown_here_and_another_is_kept_among_the_words(harm
     wait_for(lambda: any("it is deprecated" in line for line in harmless._worker._printed))
 
 
+@pytest.mark.parametrize(("kind", "shown"), [("ages", 1), ("expires", 1), ("", 0)])
+def test_a_warning_at_loading_is_shown_here_whether_the_teacher_is_loaded_or_not(kind: str, shown: int) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if kind == "expires":
+            with pytest.raises(DomainError, match=r"^it is too old; take another$"):
+                odd(kind)
+        else:
+            odd(kind).close()
+    assert [str(one.message) for one in told] == ["it is old"] * shown
+
+
 def test_a_teacher_that_nobody_knows_is_an_unknown_name() -> None:
     with pytest.raises(UnknownNameError, match="no teacher is called 'stillinger-webber/teacher'"):
         remote("stillinger-webber/teacher")
@@ -418,7 +434,7 @@ def test_what_packages_print_is_not_taken_for_an_answer_and_is_not_shown(capfd: 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("garbage", r"answered what is no message: b'Downloading"),
+        ("garbage", r"answered amiss: b'Downloading.* came where a message was expected; "),
         ("cut", r"ended with the exit code 0|the stream was cut after 7 of 64 bytes"),
         ("old", r"speaks version 2 of zoo's messages, expected 1"),
     ],
@@ -429,6 +445,95 @@ def test_what_is_no_answer_ends_the_worker_and_is_said(kind: str, words: str) ->
         odd(kind)
     assert "\n" not in str(told.value)
     assert set(threading.enumerate()) == before
+
+
+def test_an_answer_to_another_question_is_no_answer() -> None:
+    far = odd("another")
+    first = pid(far)
+    with pytest.raises(WorkerError, match="answered amiss: to question 0, expected to question 1; run the same again"):
+        far.ping()
+    assert not lives(first)
+
+
+# --- threads --------------------------------------------------------------------------------------------
+
+
+def test_threads_that_share_a_teacher_have_each_its_own_answers(silicon: Teacher) -> None:
+    far = silicon.potential
+    graphs = [build_graph(bulk("Si", a=a), far.cutoff, dtype=torch.float64) for a in (5.2, 5.4, 5.6)]
+    expected = [far.predict(graph) for graph in graphs]
+
+    def ask(graph: Graph) -> list[Prediction]:
+        return [far.predict(graph) for _ in range(50)]
+
+    with ThreadPoolExecutor(len(graphs)) as pool:
+        for found, one in zip(pool.map(ask, graphs), expected, strict=True):
+            for prediction in found:
+                same(prediction, one)
+
+
+def test_threads_that_find_no_worker_start_one_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = remote().potential
+    far.close()
+    started: list[remotely.Worker] = []
+
+    class Counted(remotely.Worker):
+        def __init__(self, *arguments: object) -> None:
+            started.append(self)
+            super().__init__(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(remotely, "Worker", Counted)
+    together = threading.Barrier(2)
+
+    def ask() -> None:
+        together.wait(SECONDS)
+        far.ping()
+
+    with ThreadPoolExecutor(2) as pool:
+        for asked in [pool.submit(ask), pool.submit(ask)]:
+            asked.result()
+    assert len(started) == 1
+    far.close()
+
+
+def test_what_is_counted_in_one_thread_is_not_counted_in_another(silicon: Teacher) -> None:
+    far = silicon.potential
+    graph = graph_for(far)
+    kept = Kept(far, graph.num_atoms, graph.num_edges)
+    with far.counting(kept), ThreadPoolExecutor(1) as pool:
+        pool.submit(far.predict, graph).result()
+        assert kept.sizes == (0, 0)
+        with pytest.raises(CapabilityError, match="leave create_graph out"):
+            pool.submit(far.predict, graph, create_graph=True).result()
+        far.predict(graph)
+    assert sum(kept.sizes) > 0
+
+
+@pytest.mark.parametrize("how", ["killed", "closed"])
+def test_a_worker_that_ends_is_said_to_the_threads_that_wait_for_it(how: str) -> None:
+    far = odd("sleeps")
+    worker, graph = far._worker, graph_for(far)
+    assert worker is not None
+    with ThreadPoolExecutor(2) as pool:
+        asks = pool.submit(far.predict, graph)
+        wait_for(worker._turn.locked)
+        waits = pool.submit(worker.ask, Message({"ask": "ping"}))
+        if how == "killed":
+            os.kill(pid(far), signal.SIGKILL)
+        else:
+            far.close()
+        with pytest.raises(WorkerError, match=r"killed by signal 9"):
+            asks.result(SECONDS)
+        with pytest.raises(WorkerError, match="was ended while another thread asked it; run the same again"):
+            waits.result(SECONDS)
+
+
+def test_pipes_that_another_thread_has_just_closed_are_said_as_the_end_of_the_worker() -> None:
+    far = remote().potential
+    assert far._worker is not None
+    far._worker._out.close()
+    with pytest.raises(WorkerError, match="ended with the exit code 0; run the same again"):
+        far.ping()
 
 
 # --- processes ------------------------------------------------------------------------------------------
@@ -491,6 +596,16 @@ def test_ctrl_c_on_a_terminal_which_goes_to_the_worker_too_does_not_end_it(silic
     os.kill(first, signal.SIGINT)
     silicon.potential.ping()
     assert pid(silicon.potential) == first
+
+
+def test_a_worker_is_given_no_token_of_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ZOO_HUB_TOKEN")
+    for name in (*tokens, "ZOO_TEST_WORD"):
+        monkeypatch.setenv(name, "hf_abc")
+    far = remote().potential
+    given = Path(f"/proc/{pid(far)}/environ").read_text().split("\0")
+    assert [one for one in given if one.endswith("=hf_abc")] == ["ZOO_TEST_WORD=hf_abc"]
+    far.close()
 
 
 def test_a_potential_that_nobody_holds_leaves_no_process_behind() -> None:

@@ -16,10 +16,10 @@ from zoo.errors import AccessError, ConfigError, HubError, LicenceError, ZooErro
 from zoo.files import ELSEWHERE, cache_root, sha256_file, writing_to_cache
 from zoo.hub.cache import is_offline
 from zoo.licences import LICENCES, TERMS, Source, Terms
+from zoo.naming import file_on_hub
 from zoo.teachers import is_own
 
 _LONGEST = 48 << 10  # bytes of a text: what a card has room for
-_RESOLVE = "/resolve/"  # in the address of a file on a hub
 
 
 class Acceptance(Config):
@@ -110,13 +110,14 @@ def text_to_repeat(sources: Iterable[Source]) -> str | None:
 
 def _text_of(source: Source) -> str:
     terms = TERMS[source.licence]
-    path, text = text_path(terms), _read_text(terms)
+    path, text = text_path(terms), _read_text(text_path(terms))
     fetch = f"run: zoo teachers fetch {source.name} --accept-licence"
     if text is None:
         what, fetched = ("teacher", not is_own(source.name)) if source.what == "teacher" else ("data set", False)
+        lacking = f"which is not here; save {terms.text} as {path}{f', or {fetch}' if fetched else ''}"
         raise LicenceError(
-            f"{what} {source.name} is under {terms.spdx}, whose text its students must repeat, and which is not here; "
-            f"save {terms.text} as {path}{f', or {fetch}' if fetched else ''}"
+            f"{what} {source.name} is under {terms.spdx}, whose text its students must repeat, and "
+            f"{_no_text(terms) or lacking}"
         )
     accepted = _accepted(source.name, terms.spdx)
     if accepted is not None and accepted.text_sha256 not in (None, sha256_file(path)):
@@ -126,9 +127,19 @@ def _text_of(source: Source) -> str:
     return text
 
 
-def _read_text(terms: Terms) -> str | None:
-    """None where it is absent or empty, or where another thing than a text was saved in its place."""
+def _no_text(terms: Terms) -> str | None:
+    """For a message: that another thing than a text was saved in its place; None where there is none, or nothing."""
     path = text_path(terms)
+    if not path.is_file() or path.stat().st_size == 0 or _read_text(path) is not None:
+        return None
+    return (
+        f"{path} is no text of {terms.spdx} (it is blank, not UTF-8, a web page, or more than {_LONGEST >> 10} KiB); "
+        f"mend it, or save {terms.text} in its place"
+    )
+
+
+def _read_text(path: Path) -> str | None:
+    """None where it is absent or empty, or where another thing than a text was saved in its place."""
     if not path.is_file() or path.stat().st_size > _LONGEST:
         return None
     try:
@@ -141,7 +152,8 @@ def _read_text(terms: Terms) -> str | None:
 def keep_text(name: str, licence: str, *, accept: bool, progress: bool) -> None:
     """The text of an accepted licence that students must repeat, fetched unless it is here; its digest is recorded.
 
-    One that differs from what is on record takes its place where the user accepts it. Warns where it cannot be fetched.
+    One that differs from what is on record takes its place where the user accepts it. Nothing that was saved is written
+    over. Warns where that is no text, and where none can be fetched.
     """
     terms = _terms(licence)
     if accept:  # of weights that were put here by hand, too
@@ -149,32 +161,39 @@ def keep_text(name: str, licence: str, *, accept: bool, progress: bool) -> None:
     accepted = _accepted(name, licence)
     if not terms.repeated or accepted is None:
         return
-    try:
-        if _read_text(terms) is None:
-            _fetch_text(terms, progress)
-    except ZooError as error:
-        reason = str(error).partition("; ")[0]  # not its advice: the weights are here
-        warnings.warn(
-            f"the weights of {name} are here, but not the text of {licence}, which students must repeat ({reason}); "
-            f"save {terms.text} as {text_path(terms)}",
-            ZooWarning,
-            stacklevel=3,
-        )
+    problem = _no_text(terms) or _unfetched(terms, progress)
+    if problem is not None:
+        warnings.warn(f"the weights of {name} are here, but {problem}", ZooWarning, stacklevel=3)
         return
     if accept or accepted.text_sha256 is None:
         _record(accepted.model_copy(update={"text_sha256": sha256_file(text_path(terms))}))
 
 
-def _fetch_text(terms: Terms, progress: bool) -> None:
+def _unfetched(terms: Terms, progress: bool) -> str | None:
+    """For a message: why a text cannot be fetched; None where it is here now."""
+    path = text_path(terms)
+    try:
+        if _read_text(path) is None:
+            _fetch_text(terms, path, progress)
+    except ZooError as error:
+        reason = str(error).partition("; ")[0]  # not its advice: the weights are here
+        return f"not the text of {terms.spdx}, which students must repeat ({reason}); save {terms.text} as {path}"
+    return None
+
+
+def _fetch_text(terms: Terms, path: Path, progress: bool) -> None:
     """With the user's token where it is on a hub. Raises what ``download`` does, HubError for what is no text."""
-    path, url, token = text_path(terms), str(terms.text), None
     if is_offline():
         raise HubError("HF_HUB_OFFLINE is set")
-    if _RESOLVE in url:
+    url, token = str(terms.text), None
+    if (place := file_on_hub(url)) is not None:
         from zoo.hub.client import Client  # lazy: it imports the stock client
 
-        token = Client(url.partition(_RESOLVE)[0].rsplit("/", 2)[0]).token
+        token = Client(place.endpoint).token
+    came = path.with_name(f"{path.name}.unchecked")
     with writing_to_cache(path.parent):
-        download([url], path, progress=progress, name=terms.spdx, advice=Advice(path, ELSEWHERE), token=token)
-    if _read_text(terms) is None:
-        raise HubError(f"{url} gave no text")
+        download([url], came, progress=progress, name=terms.spdx, advice=Advice(path, ELSEWHERE), token=token)
+        if _read_text(came) is None:
+            came.unlink()
+            raise HubError(f"{url} gave no text")
+        came.replace(path)

@@ -5,13 +5,13 @@ A file gets its name when its size and digest are right; until then what came of
 
 import fcntl
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from pathlib import Path
 
 from ase.data import chemical_symbols
 from tqdm import tqdm
@@ -31,7 +31,7 @@ from zoo.files import ELSEWHERE, replacing, sha256_file, writing_to_cache
 from zoo.hub.cache import is_offline
 from zoo.hub.catalogue import entries
 from zoo.licences import LICENCES, TERMS
-from zoo.naming import Repository, quoted
+from zoo.naming import file_on_hub, quoted
 from zoo.teachers import FAMILIES, load_teacher, weights_of
 from zoo.teachers.families import family_of
 from zoo.teachers.weights import (
@@ -53,7 +53,6 @@ from zoo.teachers.weights import (
 )
 
 _UNCHECKED = ".unchecked"  # after the name of a file whose digest is still to be looked at
-_RESOLVE = "/resolve/"  # in the address of a file on a hub
 
 
 def fetch_weights(
@@ -206,16 +205,17 @@ def _from_hub(path: Path, name: str, due: Weights, progress: bool) -> None:
     from zoo.hub.client import Client, persistent  # lazy: it imports the stock client
     from zoo.hub.guard import remedy_of  # lazy, as above
 
-    endpoint, repository, commit, file = _on_hub(due.url)
-    client, login = Client(endpoint), remedy_of(endpoint)
+    place = file_on_hub(due.url)
+    assert place is not None
+    client, login = Client(place.endpoint), remedy_of(place.endpoint)
     if client.token is None:
         raise AccessError(
             f"the weights of {name} are for those who have accepted the terms at {due.gated}; do so, and then {login}"
         )
     with client.session():
-        stored = persistent(lambda: client.stored(repository, commit, file))
+        stored = persistent(lambda: client.stored(place.repository, place.revision, place.path))
     if stored is None:
-        raise IntegrityError(f"{due.gated} has no {file} any more; look there for the file that replaces it")
+        raise IntegrityError(f"{due.gated} has no {place.path} any more; look there for the file that replaces it")
     refused = f"accept the terms at {due.gated} as the user whose token this is; to use another one, {login}"
     whole = _as_stored(due, stored.size, stored.digest)
     _from_web(path, name, whole, progress, token=client.token, refused=refused)
@@ -229,14 +229,6 @@ def _as_stored(weights: Weights, size: int, digest: str) -> Weights:
             f"{weights.url} has {size:,} bytes now, expected {weights.size:,}; it was not fetched, update zoo"
         )
     return replace(weights, digest=weights.digest or f"{kind}:{digest}", size=size)
-
-
-def _on_hub(url: str) -> tuple[str, Repository, str, str]:
-    """Endpoint, repository, revision and path of ``https://hub/owner/name/resolve/revision/path``."""
-    address, _, rest = url.partition(_RESOLVE)
-    endpoint, owner, repository = address.rsplit("/", 2)
-    revision, _, file = rest.partition("/")
-    return endpoint, Repository(owner, repository), revision, str(PurePosixPath(unquote(file)))
 
 
 # --- teachers of one's own -----------------------------------------------------------------------------
@@ -256,17 +248,18 @@ def add_teacher(
     """Makes a file of weights the teacher ``own/<engine>``: a copy is kept in the cache, and opened once.
 
     ``family`` is that of the adapter that opens it, ``licence`` the SPDX of the weights, ``head`` which of several
-    heads, modalities or tasks. Raises ConfigError for what the arguments lack, UnknownNameError for no such file,
-    IntegrityError where it has another digest than ``sha256`` or cannot be opened; then nothing stays.
+    heads, modalities or tasks. Raises ConfigError for what the arguments lack, and where a folder of that name holds
+    something else, UnknownNameError for no such file, IntegrityError where it has another digest than ``sha256`` (64
+    hex digits) or cannot be opened; then nothing stays.
     """
-    source = Path(file).expanduser()
+    source, stated = Path(file).expanduser(), None if sha256 is None else _hex(sha256)
     facts = _described(name, source, family, licence, level_of_theory, citation, head)
     folder = weights_folder(name)
     with writing_to_cache(folder), replacing(folder) as staging:
         shutil.copyfile(source, staging / facts.file)
         found = sha256_file(staging / facts.file)
-        if sha256 not in (None, found):
-            raise IntegrityError(f"{source} has the sha256 {found}, expected {sha256}; give the file that has it")
+        if stated not in (None, found):
+            raise IntegrityError(f"{source} has the sha256 {found}, expected {stated}; give the file that has it")
         facts = facts.model_copy(update={"sha256": found})
         write_json(staging / FACTS, facts)
     try:
@@ -292,6 +285,14 @@ def remove_teacher(name: str) -> Path | None:
     return folder
 
 
+def _hex(sha256: str) -> str:
+    """The 64 digits of a digest, however it is written. Raises ConfigError."""
+    digits = sha256.strip().lower().removeprefix("sha256:")
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise ConfigError(f"sha256 {quoted(sha256)}; expected 64 hex digits, as sha256sum FILE prints them")
+    return digits
+
+
 def _described(
     name: str, source: Path, family: str, licence: str, level_of_theory: str, citation: str, head: str | None
 ) -> OwnTeacher:
@@ -311,9 +312,7 @@ def _described(
         raise ConfigError(f"{name} lacks a level of theory; say what its training data were computed with")
     if not source.is_file():
         raise UnknownNameError(f"{source} is no file; give the file of weights")
-    before = own_teacher(name)
-    if before is not None and before.elements:
-        raise ConfigError(f"{name} is here already; choose another name, or remove {weights_folder(name)}")
+    _check_free(name)
     if source.name == FACTS:
         raise ConfigError(f"{source} is called as what zoo keeps beside it; give it another name")
     return OwnTeacher(
@@ -327,6 +326,15 @@ def _described(
         citation=citation,
         head=head,
     )
+
+
+def _check_free(name: str) -> None:
+    """Raises ConfigError where a teacher of this name is here, and where its place holds what no teacher is."""
+    before, folder = own_teacher(name), weights_folder(name)
+    if before is not None and before.elements:
+        raise ConfigError(f"{name} is here already; choose another name, or remove {folder}")
+    if before is None and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds files, and no record of a teacher; choose another name, or move them away")
 
 
 def _elements(facts: OwnTeacher, source: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from zoo.teachers.environments import (
     log_path,
     pythons_of,
     read_lock,
+    variables,
 )
 from zoo.teachers.families import FAMILIES, family_of
 
@@ -51,6 +53,7 @@ _UNREACHABLE = (
     "network is unreachable",
 )
 _ASK = "import json, sys, venv, ensurepip; print(json.dumps(sys.version_info[:3]))"
+_ELSEWHERE = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON")  # where a user has pip install
 _SHOWN = 300  # characters of what pip says, in a message
 
 Tell = Callable[[str], None]
@@ -91,15 +94,19 @@ def install(family: str, *, python: str | None = None, source: Source | None = N
     path, found = lock_path(_known(family)), find_environment(family)
     if found.state == "made":
         tell(f"{family} has its environment already")
-        return found.folder
-    _check_own(found)
-    base = python or sys.executable
-    told = _version_of(base, family, pythons_of(path) or _ANY)
-    with _alone(family, tell) as log:
-        found = find_environment(family)  # another process may have made it meanwhile
+    else:
         _check_own(found)
-        if found.state != "made":
-            _make(found, base, told, path, source or Source(), log, tell)
+        base = python or sys.executable
+        told = _version_of(base, family, pythons_of(path) or _ANY)
+        with _alone(family, tell) as log:
+            found = find_environment(family)  # another process may have made it meanwhile
+            _check_own(found)
+            if found.state != "made":
+                _make(found, base, told, path, source or Source(), log, tell)
+    for folder in folders_of(family):
+        if folder != found.folder:
+            command = f"rm -r {shlex.quote(str(folder))}"
+            tell(f"{folder} is of another lock and stays; where no other zoo uses it, run: {command}")
     return found.folder
 
 
@@ -222,8 +229,15 @@ def _fill(steps: "_Steps", base: str, lock: Path, source: Source) -> None:
     code = BOOT + "import zoo.teachers.worker\n" if "torch" in pins else ""
     code += "".join(f"import {module}\n" for module in FAMILIES[place.family].imports)
     steps.run([str(place.python), "-I", "-c", code, code_folder()])
-    frozen = subprocess.run([*pip, "freeze", "--all"], capture_output=True, text=True, check=False).stdout
+    frozen = subprocess.run(
+        [*pip, "freeze", "--all"], capture_output=True, text=True, check=False, env=_variables()
+    ).stdout
     atomic_write(place.folder / INSTALLED, frozen)
+
+
+def _variables() -> dict[str, str]:
+    """Those of this process, but for what has pip install elsewhere, as its file of settings may too."""
+    return {name: value for name, value in variables().items() if name not in _ELSEWHERE} | {"PIP_USER": "0"}
 
 
 @dataclass(frozen=True)
@@ -237,7 +251,8 @@ class _Steps:
     def run(self, command: Sequence[str]) -> None:
         """Raises MissingPackageError where packages are not to be had, ConfigError for all else that goes wrong."""
         said: list[str] = []
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=_variables()) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 said.append(line.rstrip())

@@ -8,7 +8,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote
 
 from zoo.errors import ConfigError, UnknownNameError
 
@@ -24,6 +26,7 @@ _NAME = re.compile(rf"({_PART})/({_PART})(?:@(.+))?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _OWNER = re.compile(r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ON_HUB = re.compile(r"(https?://.+?)/([^/]+)/([^/]+)/resolve/([^/]+)/(.+)")
 _FOLDER = re.compile(r"/|(\.{1,2}|~)(/|$)")
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 96  # characters of a repository's name on the Hub, of its owner and of a revision
@@ -72,6 +75,24 @@ class Repository:
     def title(self) -> str:
         """With its revision, where it has one."""
         return f"{self.id}@{self.revision}" if self.revision else self.id
+
+
+class HubFile(NamedTuple):
+    """A file of a repository, as its address says."""
+
+    endpoint: str  # of the hub
+    repository: Repository
+    revision: str
+    path: str  # in the repository
+
+
+def file_on_hub(url: str) -> HubFile | None:
+    """What ``https://hub/owner/name/resolve/revision/path`` addresses; None for an address of another form."""
+    match = _ON_HUB.fullmatch(url)
+    if match is None:
+        return None
+    endpoint, owner, name, revision, path = match.groups()
+    return HubFile(endpoint, Repository(owner, name), revision, str(PurePosixPath(unquote(path))))
 
 
 def parse_name(text: str | Path) -> EngineName | Repository | Path:

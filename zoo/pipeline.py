@@ -35,7 +35,7 @@ from zoo.data.structures import (
 )
 from zoo.data.subsets import check_subsets, choose, data_sha256, data_terms, known_digests, subset_frames
 from zoo.distill.examples import make_examples
-from zoo.distill.label import check_electrons, check_teacher, label_plan, label_structures, take_over_step
+from zoo.distill.label import check_structures, check_teacher, label_plan, label_structures, take_over_step
 from zoo.distill.loss import Example
 from zoo.distill.rounds import Exploration, Explored, Finder, Found, is_whole, read_found, train_in_rounds
 from zoo.distill.task import Task, needs_teacher
@@ -152,14 +152,13 @@ def make_labels(run: Run) -> Path:
     check_teacher(recipe, run.teacher)
     take_over_step(run.teacher, run.label_folders)
     found = {split: read_structures(run, split) for split in recipe.labelled}
-    if recipe.distils:
-        for frames in found.values():  # all, before hours are spent on the first
-            check_electrons(frames, run.teacher)
-    for split, frames in found.items():
-        plan = run.workers.by_main(partial(_label_plan, run, frames))
+    for part in found.values():  # all, before hours are spent on the first
+        check_structures(part, run.teacher, compared=not recipe.distils)
+    for split, part in found.items():
+        plan = run.workers.by_main(partial(_label_plan, run, part))
         labels = label_structures(
             folder / split,
-            frames,
+            part,
             run.teacher,
             plan,
             forward_mode=recipe.labels.forward_mode,

@@ -101,7 +101,7 @@ structures:
 labels:  # what the teacher is asked beside energy, forces and stress: products of its Hessian with random vectors
   probes: rademacher
   probes_per_structure: {probes}
-  shard_size: 8
+  shard_size: 8  # structures a file: a run that is killed keeps whole files; 1 where the teacher takes minutes
 
 student:
   architecture: painn

@@ -130,7 +130,7 @@ class Run:
             return None
         recorded = own_teacher(name) if self.handed is None else None
         if recorded is not None:
-            return recorded.sha256
+            return recorded.digest
         for folder in self.label_folders if self.handed is None else ():
             if (folder / "plan.json").is_file():
                 return read_plan(folder).weights_sha256

@@ -10,6 +10,7 @@ from typing import Never
 
 import torch
 from ase import Atoms
+from ase.data import atomic_numbers
 from torch import Tensor
 from tqdm import tqdm
 
@@ -37,6 +38,7 @@ from zoo.recipe import LabelsSection, Precision, Recipe, loss_from
 from zoo.students.gemnet_oc import GemNetOCStudentConfig, mismatch
 from zoo.teachers import Teacher
 from zoo.teachers.differences import MeasuredDifferences
+from zoo.teachers.inputs import unknown_symbols
 from zoo.teachers.noise import Differences
 
 _SAMPLED = 8  # of so many products by differences, one is asked for at twice the step, for its error
@@ -51,7 +53,11 @@ def check_teacher(recipe: Recipe, teacher: Teacher) -> None:
     embeddings = teacher.potential.element_embeddings()
     channels = 0 if embeddings is None else embeddings.shape[1]
     wanted = recipe.student.teacher_channels
+    unknown = unknown_symbols(
+        [atomic_numbers[symbol] for symbol in recipe.student.elements], teacher.potential.elements
+    )
     complaints = {
+        "student.elements": (unknown, f"does not know {unknown}; remove what it lacks, or take another teacher"),
         "loss.energy": (
             loss_from(loss, "energy") == "teacher" and not traits.energies,
             "gives no energies; set it to 0, or loss.energy_from to dataset",
@@ -84,16 +90,25 @@ def check_teacher(recipe: Recipe, teacher: Teacher) -> None:
         raise CapabilityError(f"{teacher.name} cannot be fine-tuned: {problem}")
 
 
-def check_electrons(structures: Sequence[Atoms], teacher: Teacher) -> None:
-    """Raises DomainError for a structure that states another charge or more unpaired electrons than it is asked for."""
+def check_structures(structures: Sequence[Atoms], teacher: Teacher, *, compared: bool = False) -> None:
+    """Raises DomainError for a structure with an element that the teacher lacks.
+
+    Also, unless labels are only ``compared`` and nothing is learned from them, for one that states another charge or
+    more unpaired electrons than it is asked for.
+    """
     for number, atoms in enumerate(structures):
+        which = f"structure {number} of {_group_name(atoms)} ({atoms.symbols})"
+        if unknown := unknown_symbols(atoms.numbers.tolist(), teacher.potential.elements):
+            raise DomainError(
+                f"{which} has {unknown}, which {teacher.name} does not know; take a teacher that does, or leave it out"
+            )
         odd = teacher.potential.traits.open_shells and bool(atoms.numbers.sum() % 2)
-        problem = stated_electrons(atoms, 0, multiplicity=2 if odd else 1)
+        problem = None if compared else stated_electrons(atoms, 0, multiplicity=2 if odd else 1)
         if problem is not None:
             raise DomainError(
-                f"structure {number} of {_group_name(atoms)} ({atoms.symbols}) states {problem}, of which "
-                f"{teacher.name} is told nothing: its labels would be those of another molecule; leave it out, as by "
-                "the filter charge: 0, or remove that from its info where the teacher means this very state"
+                f"{which} states {problem}, of which {teacher.name} is told nothing: its labels would be those of "
+                "another molecule; leave it out, as by the filter charge: 0 of a subset, or, in a file of your own, "
+                "remove that from its info where the teacher means this very state"
             )
 
 
@@ -166,11 +181,10 @@ def label_structures(
     ``batched`` asks the teacher about several structures of a shard at once, which changes last digits; by default on a
     GPU, where the teacher gains by it. ``compared`` is for labels that nothing is learned from: there a structure may
     state a charge or unpaired electrons, which elsewhere raise DomainError, for the teacher is not told of them. Raises
-    LabelError where the folder holds labels of another plan, DivergedError where the teacher's answer is not finite;
-    errors of the teacher say how many labels are kept.
+    DomainError for elements that the teacher lacks, LabelError where the folder holds labels of another plan,
+    DivergedError where the teacher's answer is not finite; errors of the teacher say how many labels are kept.
     """
-    if not compared:
-        check_electrons(structures, teacher)
+    check_structures(structures, teacher, compared=compared)
     missing = workers.by_main(lambda: begin(folder, plan))
     if isinstance(teacher.potential, MeasuredDifferences) and plan.differences is not None:
         teacher.potential.differences = plan.differences  # in each process, also of those that have nothing to label
@@ -345,9 +359,10 @@ class _Labeller:
             atomic_energies=answer.atomic_energies if "atomic_energies" in extras else None,
             features=answer.features,
         )
-        for name in ("energy", "forces", "hessian_products", *extras):
-            lacking = name == "energy" and not self.teacher.potential.traits.energies
-            if not lacking and not torch.isfinite(getattr(label, name)).all():
+        traits = self.teacher.potential.traits
+        has = {"energy": traits.energies, "stress": traits.stress and bool(atoms.pbc.all())}
+        for name in ("energy", "forces", "stress", "hessian_products", *extras):
+            if has.get(name, True) and not torch.isfinite(getattr(label, name)).all():
                 raise DivergedError(
                     f"{self.teacher.name} gives a {name} that is not finite for structure {number} of "
                     f"{_group_name(atoms)}; make that group gentler, or leave it out"

@@ -6,7 +6,8 @@ that ``zoo teachers install`` has made for the family.
 
 import importlib
 import shlex
-import sys
+import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from zoo.errors import IntegrityError, MissingPackageError, UnknownNameError
+from zoo.errors import IntegrityError, MissingPackageError, UnknownNameError, ZooWarning
 from zoo.potential import Traits
 from zoo.teachers.base import Teacher
 from zoo.teachers.environments import python_of
@@ -24,11 +25,13 @@ from zoo.teachers.remote import load_remote
 from zoo.teachers.weights import (
     OwnTeacher,
     Weights,
+    accepting,
     copies,
     find_own,
     is_own,
     own_teacher,
     own_teachers,
+    weights_due,
     weights_folder,
 )
 
@@ -64,13 +67,12 @@ def load_teacher(name: str, *, dtype: torch.dtype = torch.float32, device: torch
         kind = IntegrityError if _gone(name) is not None else MissingPackageError
         raise kind(f"{name} cannot be run: {why}")
     python = python_of(family.key) if family.locked else None
+    if python is None:
+        return load_here(name, dtype=dtype, device=device)
     if family.is_importable:
-        try:
+        with suppress(MissingPackageError):  # of one that it imports in turn, or one of another version
             return load_here(name, dtype=dtype, device=device)
-        except MissingPackageError:  # one that it imports in turn, or one of another version
-            if python is None:
-                raise
-    return load_remote(name, dtype, device, python or Path(sys.executable))
+    return load_remote(name, dtype, device, python)
 
 
 def load_here(name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Teacher:
@@ -91,16 +93,31 @@ def load_here(name: str, *, dtype: torch.dtype = torch.float32, device: torch.de
 
 
 def _check_stated(teacher: Teacher, stated: Traits) -> None:
-    """Raises IntegrityError where the file of a teacher gives something else than was said before it was opened."""
+    """Warns where the file of a teacher gives something else than was said before it was opened: what it gives counts.
+
+    Raises IntegrityError where it is of another kind, and where nothing but its first download says that it is right.
+    """
     found, expected = asdict(teacher.potential.traits), asdict(stated)
-    differing = [
-        f"{trait} {found[trait]}, expected {expected[trait]}" for trait in found if found[trait] != expected[trait]
-    ]
-    if differing:
+    differing = [trait for trait in found if found[trait] != expected[trait]]
+    if not differing:
+        return
+    told = "; ".join(f"{trait} {found[trait]}, expected {expected[trait]}" for trait in differing)
+    what = f"the weights of {teacher.name} are of another model than zoo knows by this name ({told})"
+    if not {"conservative", "energies"}.isdisjoint(differing):
+        raise IntegrityError(f"{what}, of another kind; take a newer zoo")
+    if _is_pinned(teacher.name):
         raise IntegrityError(
-            f"the weights of {teacher.name} are of another model than zoo knows by this name ({'; '.join(differing)}); "
-            f"remove {weights_folder(teacher.name)}, and run: zoo teachers fetch {teacher.name}, or take a newer zoo"
+            f"{what}, and only their first download says what they are; if you know them to be right, run: "
+            f"{accepting(teacher.name, teacher.weights_sha256)}"
         )
+    warnings.warn(f"{what}; their digest is right, and what they give counts", ZooWarning, stacklevel=4)
+
+
+def _is_pinned(name: str) -> bool:
+    """Whether the first download alone says what the weights of a teacher are."""
+    weights = weights_of(name)
+    path = None if weights is None else next(copies(name, weights), None)
+    return weights is not None and path is not None and weights_due(path, name, weights).seen == "here"
 
 
 def absent(name: str) -> str | None:

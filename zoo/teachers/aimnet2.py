@@ -27,13 +27,14 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, IntegrityError, MissingPackageError
+from zoo.errors import ConfigError, IntegrityError
 from zoo.graph import Graph
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.rows import Rows
 from zoo.teachers.base import Teacher
 from zoo.teachers.inputs import check_elements, lowest_multiplicities
-from zoo.teachers.pickles import read_pickle
+from zoo.teachers.packages import importing
+from zoo.teachers.pickles import read_pickle, unreadable
 from zoo.teachers.weights import OwnTeacher, Weights, find_weights
 
 _REACH = 15.0  # Å, of Coulomb energy in crystals and of dispersion
@@ -296,7 +297,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     return _teacher(
         name,
         potential.to(device, dtype).eval(),
-        sha256=facts.sha256,
+        sha256=facts.digest,
         level_of_theory=facts.level_of_theory,
         licence=facts.licence,
         citation=facts.citation,
@@ -319,11 +320,10 @@ def _teacher(
 
 
 def _require(name: str) -> None:
-    try:
+    """Raises MissingPackageError."""
+    with importing(name, "aimnet", "aimnet2"):
         from aimnet.calculators import AIMNet2Calculator  # noqa: F401  # lazy: an optional package
         from aimnet.models.base import load_registry_model  # noqa: F401  # lazy: an optional package
-    except ImportError as error:
-        raise MissingPackageError(f"{name} needs the package aimnet ({error}); run: pip install aimnet") from error
 
 
 def _open(path: Path, family: str | None, remedy: str) -> Any:
@@ -343,8 +343,7 @@ def _open(path: Path, family: str | None, remedy: str) -> Any:
             warnings.simplefilter("ignore")  # it warns where two families are loaded, as of two levels of theory
             return AIMNet2Calculator(model, device="cpu")
     except Exception as error:  # PyTorch's reader raises anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise IntegrityError(f"{path} cannot be read as an AIMNet2 model ({reason}); {remedy}") from error
+        raise unreadable(path, error, remedy, "an AIMNet2 model") from error
 
 
 def calculator(name: str, dtype: torch.dtype) -> Any:

@@ -11,7 +11,7 @@ class Teacher:
 
     name: str  # "sevennet-0/teacher"
     potential: Potential
-    weights_sha256: str  # of the file of weights, or of the formula's numbers
+    weights_sha256: str  # of the file of weights, with the head of one's own, or of the formula's numbers
     package: str  # what computes it, with its version
     level_of_theory: str
     licence_code: str  # SPDX

@@ -13,13 +13,13 @@ from math import sqrt
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
 from torch import Tensor
 
 from zoo.derivatives import Side, one_hot_probes
 from zoo.errors import CapabilityError, DivergedError, DomainError, ZooWarning
 from zoo.graph import Graph
 from zoo.potential import Potential, Prediction, Traits, given
+from zoo.teachers.inputs import unknown_symbols
 from zoo.teachers.noise import Differences, measure
 
 # Å. Such a potential finds its own neighbours; edges are there only to catch two atoms on one spot.
@@ -163,10 +163,8 @@ class DifferencesPotential(Potential):
         return np.asarray((behind.forces - ahead.forces) * (longest / (2 * step)))
 
     def _answer(self, one: _Structure, shift: np.ndarray | float = 0.0, more: Collection[str] = ()) -> Answer:
-        unknown = sorted(set(one.numbers.tolist()) - set(self.elements))
-        if unknown:
-            symbols = ", ".join(chemical_symbols[number] for number in unknown)
-            raise DomainError(f"{self.name} has no parameters for {symbols}; choose a teacher that has them")
+        if unknown := unknown_symbols(one.numbers.tolist(), self.elements):
+            raise DomainError(f"{self.name} has no parameters for {unknown}; choose a teacher that has them")
         return self.ask(one.numbers, one.positions + shift, one.cell, one.periodic, more)
 
     def _tensor(self, values: np.ndarray) -> Tensor:

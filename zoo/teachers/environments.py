@@ -31,6 +31,7 @@ zoo = sys.modules["zoo"] = types.ModuleType("zoo")
 zoo.__path__ = [sys.argv.pop(1)]
 """
 _LOCKS = Path(__file__).parent / "locks"
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ZOO_HUB_TOKEN")
 _PYTHONS = re.compile(r"# python (\d+)\.(\d+)-(\d+)\.(\d+)")
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;#]+)\s*(?:;[^#]*)?(?:#\s*needs\s+(.*))?")
 
@@ -130,6 +131,11 @@ def in_use(python: Path) -> Iterator[tuple[int, ...]]:
         yield (descriptor,)
     finally:
         os.close(descriptor)
+
+
+def variables() -> dict[str, str]:
+    """The variables of this process for one that runs code of others: without tokens of hubs, which zoo alone asks."""
+    return {name: value for name, value in os.environ.items() if name not in _TOKENS}
 
 
 def folders_of(family: str) -> list[Path]:

@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import ConfigError, DomainError, IntegrityError, MissingPackageError
+from zoo.errors import ConfigError, DomainError, IntegrityError
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
 from zoo.teachers.fairchem_file import open_model
 from zoo.teachers.inputs import check_elements, lowest_multiplicities, nearest, warn_of_hidden
+from zoo.teachers.packages import importing
+from zoo.teachers.theories import OMAT, OMOL
 from zoo.teachers.weights import OwnTeacher, Weights, find_weights
 
 _LICENCE = "LicenseRef-FAIR-Chemistry-v1"
@@ -43,11 +45,8 @@ class _Task:
 
 
 _TASKS = {
-    "omol": _Task("ωB97M-V/def2-TZVPD (OMol25)", tuple(range(1, 84))),  # H to Bi
-    "omat": _Task(
-        "PBE and PBE+U, VASP 5.4 pseudopotentials (OMat24)",
-        (*range(1, 84), *range(89, 95)),  # H to Bi and Ac to Pu
-    ),
+    "omol": _Task(OMOL, tuple(range(1, 84))),  # H to Bi
+    "omat": _Task(OMAT, (*range(1, 84), *range(89, 95))),  # H to Bi and Ac to Pu
 }
 
 
@@ -266,7 +265,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     task = facts.head or tasks[0]
     potential = FairChem(network, name, task, _elements_of(network, task))
     return _teacher(
-        name, potential.to(device, dtype).eval(), facts.sha256, facts.level_of_theory, facts.licence, facts.citation
+        name, potential.to(device, dtype).eval(), facts.digest, facts.level_of_theory, facts.licence, facts.citation
     )
 
 
@@ -293,12 +292,9 @@ def _teacher(name: str, potential: Potential, sha256: str, theory: str, licence:
 
 
 def _require(name: str) -> None:
-    try:
+    """Raises MissingPackageError."""
+    with importing(name, "'fairchem-core>=2'", "fairchem"):
         from fairchem.core.units.mlip_unit.utils import load_inference_model  # noqa: F401  # lazy: an optional package
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{name} needs the package fairchem-core 2 ({error}); run: pip install 'fairchem-core>=2'"
-        ) from error
 
 
 def calculator(name: str, dtype: torch.dtype, *, hessian: bool = False) -> Any:

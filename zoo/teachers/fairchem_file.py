@@ -14,7 +14,7 @@ import torch
 
 from zoo.errors import IntegrityError
 from zoo.teachers.dtypes import default_dtype
-from zoo.teachers.pickles import read_pickle
+from zoo.teachers.pickles import read_pickle, unreadable
 from zoo.tensors import shown
 
 _CALLED = frozenset(  # by what describes a model and its tasks
@@ -38,6 +38,7 @@ _LAYERS = frozenset(  # by their place, or by the short name of a backbone
     {"escnmd_backbone", "escnmd_moe_backbone", *(f"fairchem.core.models.uma.{name}" for name in _BACKBONES + _HEADS)}
 )
 _NAMES_LAYERS = ("model", "module", "head_cls")
+_CHECKPOINT = "a checkpoint of fairchem-core"
 _TRAINING = ("loss_fn", "metrics")  # of a task, and of no use here
 
 
@@ -58,7 +59,7 @@ def open_model(path: Path, dtype: torch.dtype, remedy: str) -> Any:
             ).module
             network.setup_tasks(tasks)
     except Exception as error:  # hydra's, torch's and fairchem's own
-        raise _unreadable(path, error, remedy) from error
+        raise unreadable(path, error, remedy, _CHECKPOINT) from error
     for asked in ("forces", "stress", "hessian"):
         setattr(network.backbone.regress_config, asked, False)  # they are taken here
     return network.eval()
@@ -77,7 +78,7 @@ def _read(path: Path, remedy: str) -> Any:
         if not all(isinstance(task, dict) for task in found.tasks_config):
             raise TypeError("its tasks are not described")
     except Exception as error:  # omegaconf raises anything
-        raise _unreadable(path, error, remedy) from error
+        raise unreadable(path, error, remedy, _CHECKPOINT) from error
     return found
 
 
@@ -125,8 +126,3 @@ def _of_entry(key: str, value: Any) -> Iterator[str]:
         yield "another checkpoint"
     else:
         yield from _described(value)
-
-
-def _unreadable(path: Path, error: Exception, remedy: str) -> IntegrityError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return IntegrityError(f"{path} cannot be read as a checkpoint of fairchem-core ({reason}); {remedy}")

@@ -1,6 +1,7 @@
 """What networks of several families are given beside a graph, or not given: neighbours, spins, unknown elements."""
 
 import warnings
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import torch
@@ -54,7 +55,10 @@ def lowest_multiplicities(graph: Graph) -> Tensor:
 
 def check_elements(graph: Graph, elements: tuple[int, ...], name: str) -> None:
     """Raises DomainError for an element that a teacher lacks."""
-    unknown = sorted(set(graph.numbers.tolist()) - set(elements))
-    if unknown:
-        symbols = ", ".join(chemical_symbols[number] for number in unknown)
-        raise DomainError(f"{name} was not trained on {symbols}; choose a teacher that was, or leave the structure out")
+    if unknown := unknown_symbols(graph.numbers.tolist(), elements):
+        raise DomainError(f"{name} was not trained on {unknown}; choose a teacher that was, or leave the structure out")
+
+
+def unknown_symbols(numbers: Iterable[int], elements: Collection[int]) -> str:
+    """Symbols of the atomic numbers that are not among a teacher's ``elements``, in their order; none is empty."""
+    return ", ".join(chemical_symbols[number] for number in sorted(set(numbers) - set(elements)))

@@ -21,6 +21,7 @@ from zoo.teachers.base import Teacher
 from zoo.teachers.dtypes import default_dtype
 from zoo.teachers.inputs import check_elements
 from zoo.teachers.mace_file import open_model, unprotected
+from zoo.teachers.theories import MATPES_R2SCAN, MPA, MPTRJ, OMAT, OMOL
 from zoo.teachers.weights import OwnTeacher, Weights, Witness, find_own, find_weights, own_teacher
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
@@ -28,12 +29,6 @@ _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
 _OFF = "https://github.com/ACEsuit/mace-off/raw/91a78c5a9c300d1104700d9352c8bfe449227737"
 
 _SPICE = "ωB97M-D3(BJ)/def2-TZVPPD, SPICE"
-_MPTRJ = "PBE and PBE+U, Materials Project (MPtrj)"
-_MPA = "PBE and PBE+U, Materials Project (MPtrj) and Alexandria (sAlex)"
-_OMAT = "PBE and PBE+U, OMat24"
-_MATPES = "PBE, MatPES"
-_R2SCAN = "r2SCAN, MatPES"
-_OMOL = "ωB97M-V, OMol25"
 
 _OF_OFF = (
     "D. P. Kovács et al., J. Am. Chem. Soc. 147, 17598 (2025), doi:10.1021/jacs.4c07099, arXiv 2312.15211",
@@ -67,7 +62,7 @@ def _mp(
     size: int | None = None,
     base: str = _MP,
     channels: int = 128,
-    theory: str = _MPTRJ,
+    theory: str = MPTRJ,
     source: tuple[str, str] = _OF_MP,
     head: str | None = None,
     elements: tuple[int, ...] | None = None,
@@ -150,38 +145,38 @@ _MODELS = {
         "75428afe3a1d7d8062e19bcaabd5c433623cabf308242ec9fb493e38604fb638",
         size=79_462_305,
         seen="publisher",
-        theory=_MPA,
+        theory=MPA,
     ),
     "mace-omat-0-small/teacher": _mp(
         "mace_omat_0/mace-omat-0-small.model",
         "0abfde07862cf1e93b8b4d03cb702f29ce9c344ff2fc4de2ec0d7166d6c113a5",
         size=67_630_500,
-        theory=_OMAT,
+        theory=OMAT,
         source=_OF_ASL,
     ),
     "mace-omat-0-medium/teacher": _mp(
         "mace_omat_0/mace-omat-0-medium.model",
         "d4b14be9afa294eebdbe31a0280b26a0fa29715771e978cbfd3ca24e0d90307a",
-        theory=_OMAT,
+        theory=OMAT,
         source=_OF_ASL,
     ),
     "mace-matpes-pbe-0/teacher": _mp(
         "mace_matpes_0/MACE-matpes-pbe-omat-ft.model",
         "e618ad582b84239905b9c3b77ce6e9ce111b0ecd1533223a1a6aac7a696b8aa0",
         base=_FOUNDATIONS,
-        theory=_MATPES,
+        theory="PBE, MatPES",
         source=_OF_ASL,
     ),
     "mace-matpes-r2scan-0/teacher": _mp(
         "mace_matpes_0/MACE-matpes-r2scan-omat-ft.model",
         "8f147ecffa1d06a696e5648b13b81abda9c96fda9d0fb3faba3cd3fb27d9bba9",
         base=_FOUNDATIONS,
-        theory=_R2SCAN,
+        theory=MATPES_R2SCAN,
         source=_OF_ASL,
     ),
-    "mace-mh-1/omat-pbe-teacher": _mh("omat_pbe", _OMAT),
-    "mace-mh-1/matpes-r2scan-teacher": _mh("matpes_r2scan", _R2SCAN),
-    "mace-mh-1/omol-teacher": _mh("omol", _OMOL, tuple(range(1, 84))),  # OMol25 has H to Bi
+    "mace-mh-1/omat-pbe-teacher": _mh("omat_pbe", OMAT),
+    "mace-mh-1/matpes-r2scan-teacher": _mh("matpes_r2scan", MATPES_R2SCAN),
+    "mace-mh-1/omol-teacher": _mh("omol", OMOL, tuple(range(1, 84))),  # OMol25 has H to Bi
 }
 
 
@@ -300,7 +295,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     return Teacher(
         name=name,
         potential=_potential(path, facts.head, remedy).to(device, dtype),
-        weights_sha256=facts.sha256,
+        weights_sha256=facts.digest,
         package=_package(),
         level_of_theory=facts.level_of_theory,
         licence_code="MIT",

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from zoo.errors import CapabilityError, IntegrityError, MissingPackageError
+from zoo.errors import CapabilityError, IntegrityError
 from zoo.teachers.dtypes import default_dtype
+from zoo.teachers.packages import importing
 from zoo.teachers.records import Record, read_records
 
 SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # set by mace when it is imported: it ends torch's protection everywhere
@@ -68,16 +69,11 @@ _OTHERWISE = "hand over its calculator in Python with zoo.teacher_from"
 
 def import_mace() -> ModuleType:
     """``mace.modules``, with torch's protection against pickles as it was before. Raises MissingPackageError."""
-    with _switch_kept(), redirect_stdout(io.StringIO()):  # it prints what else could be installed
-        try:
-            with safe_globals([slice]):  # in e3nn's own table of constants
-                import e3nn.o3  # noqa: F401  # lazy: an optional package
-            import mace.modules  # lazy: an optional package
-        except ImportError as error:
-            raise MissingPackageError(
-                f"MACE needs the package mace-torch ({error}); run: pip install mace-torch, or, beside packages that "
-                "clash with it: zoo teachers install mace"
-            ) from error
+    quiet = redirect_stdout(io.StringIO())  # it prints what else could be installed
+    with _switch_kept(), quiet, importing("MACE", "mace-torch", "mace"):
+        with safe_globals([slice]):  # in e3nn's own table of constants
+            import e3nn.o3  # noqa: F401  # lazy: an optional package
+        import mace.modules  # lazy: an optional package
     modules: ModuleType = mace.modules
     return modules
 

@@ -24,14 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import IntegrityError, MissingPackageError
 from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
 from zoo.teachers.dtypes import default_dtype
 from zoo.teachers.inputs import check_elements, lowest_multiplicities, nearest, warn_of_hidden
-from zoo.teachers.pickles import read_pickle
+from zoo.teachers.packages import importing
+from zoo.teachers.pickles import read_pickle, unreadable
+from zoo.teachers.theories import OMAT, OMOL
 from zoo.teachers.weights import Weights, find_weights
 
 _CUTOFF = 6.0  # Å
@@ -56,9 +57,9 @@ class _Data:
 
 
 _DATA = {
-    "omat": _Data("PBE and PBE+U, VASP 5.4 pseudopotentials (OMat24)", _INORGANIC),
-    "mpa": _Data("PBE and PBE+U, Materials Project (MPtrj) and Alexandria", _INORGANIC),
-    "omol": _Data("ωB97M-V/def2-TZVPD (OMol25)", _MOLECULAR),
+    "omat": _Data(OMAT, _INORGANIC),
+    "mpa": _Data("PBE and PBE+U, Materials Project (MPtrj) and Alexandria", _INORGANIC),  # all of it, not sAlex
+    "omol": _Data(OMOL, _MOLECULAR),
 }
 
 
@@ -241,15 +242,12 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
 
 
 def _package(name: str) -> Any:
-    try:
+    """Raises MissingPackageError."""
+    with importing(name, "'orb-models>=0.5.5'", "orb"):
         from orb_models.forcefield import pretrained  # lazy: an optional package
 
         if "has_charge_spin_cond" not in inspect.signature(pretrained.orb_v3_direct_architecture).parameters:
             raise ImportError("the installed one is older than 0.5.5")
-    except (ImportError, AttributeError) as error:
-        raise MissingPackageError(
-            f"{name} needs the package orb-models ({error}); run: pip install 'orb-models>=0.5.5'"
-        ) from error
     return pretrained
 
 
@@ -272,8 +270,7 @@ def _filled(model: Any, path: Path, name: str) -> Any:
             warnings.simplefilter("error")  # orb-models warns of heads that are missing or too many
             model.load_state_dict(content, strict=True)
     except (RuntimeError, UserWarning, AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(f"{path} holds no {name.partition('/')[0]} ({reason}); {remedy}") from error
+        raise unreadable(path, error, remedy, f"weights of {name.partition('/')[0]}") from error
     return model
 
 

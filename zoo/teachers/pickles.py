@@ -58,7 +58,7 @@ def read_pickle(
         try:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:  # PyTorch's reader raises anything
-            raise _unreadable(path, error, remedy) from error
+            raise unreadable(path, error, remedy) from error
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def _check_archive(path: Path, remedy: str) -> None:
             _check_members(path, archive.infolist(), remedy)
             damaged = archive.testzip()  # raises the last two for what is encrypted, or packed by an unknown method
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise _unreadable(path, error, remedy) from error
+        raise unreadable(path, error, remedy) from error
     if damaged is not None:
         raise IntegrityError(f"{path} is damaged: its {shown(damaged)} is not what its checksum says; {remedy}")
 
@@ -114,7 +114,7 @@ def _check_names(path: Path, remedy: str) -> None:
                 if len(found) > _MAX_NAMES or len(str(argument)) > _LONGEST_NAME:
                     raise IntegrityError(f"{path} has more names, or longer ones, than a checkpoint has; {remedy}")
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _unreadable(path, error, remedy) from error
+        raise unreadable(path, error, remedy) from error
     strange = sorted(name for name in found if _ALLOCATES.fullmatch(name))
     if strange:
         raise IntegrityError(f"{path} wants a {strange[0]}, which no weights are made of; {remedy}")
@@ -125,10 +125,11 @@ def _names(path: Path, remedy: str) -> list[str]:
     try:
         return get_unsafe_globals_in_checkpoint(str(path))
     except Exception as error:  # PyTorch's reader raises anything
-        raise _unreadable(path, error, remedy) from error
+        raise unreadable(path, error, remedy) from error
 
 
-def _unreadable(path: Path, error: Exception, remedy: str) -> IntegrityError:
+def unreadable(path: Path, error: Exception, remedy: str, what: str = "a checkpoint") -> IntegrityError:
+    """That a file cannot be read as what it should be, without PyTorch's advice to open it unprotected."""
     lines = [line for line in str(error).splitlines() if not re.search("weights.only", line, re.IGNORECASE)]
-    reason = " ".join(" ".join(lines).split())[:200] or type(error).__name__  # without advice to open it unprotected
-    return IntegrityError(f"{path} cannot be read as a checkpoint ({shown(reason)}); {remedy}")
+    reason = f"{type(error).__name__}: {' '.join(' '.join(lines).split())}"[:200].removesuffix(": ")
+    return IntegrityError(f"{path} cannot be read as {what} ({shown(reason)}); {remedy}")

@@ -2,7 +2,7 @@
 
 The worker (``zoo/teachers/worker.py``) is started by the Python of the family's environment, which is given zoo's own
 code alone of all that is installed here. It ends when the potential does, when this process does, and when a question
-is interrupted; the next question starts another.
+is interrupted; the next question starts another. It answers one question at a time: threads that share it wait in turn.
 """
 
 import os
@@ -39,17 +39,17 @@ from zoo.graph import Graph
 from zoo.memory import Kept
 from zoo.potential import Potential, Prediction, Traits
 from zoo.teachers.base import Teacher
-from zoo.teachers.environments import BOOT, code_folder, family_at, in_use
-from zoo.teachers.wire import VERSION, Message, graph_tensors, prediction_of, receive, send
+from zoo.teachers.environments import BOOT, code_folder, family_at, in_use, variables
+from zoo.teachers.wire import OUT_OF_MEMORY, VERSION, Message, graph_tensors, prediction_of, receive, send
 
 _PATIENCE = 3.0  # seconds that a worker is given to end by itself
 _LOOK_SECONDS = 0.5  # how often it is asked whether it lives, while its answer is awaited
 _LINES, _LINE = 500, 4096  # of what a worker prints: lines that are kept, bytes of one
 _WORDS, _WORD = 3, 200  # of that, in a message: lines, characters of one
-_OUT_OF_MEMORY = "out of memory"
 _AGAIN = "run the same again, which starts another"
 _SMALLER = f"{_AGAIN}; if that is killed too, take smaller structures, or a machine with more memory"
 
+_STARTING = threading.Lock()
 _START = BOOT + "from zoo.teachers.worker import main\nmain()\n"
 
 
@@ -99,7 +99,7 @@ class RemotePotential(Potential):
         super().__init__()
         self.workplace = workplace
         self._worker: Worker | None = None
-        self._kept: Kept | None = None  # which counts what the worker keeps
+        self._kept: dict[int, Kept] = {}  # thread -> what counts what the worker keeps for its questions
         # where answers are given, and in which type
         self.register_buffer("place", torch.zeros((), dtype=dtype, device=device), persistent=False)
         facts = self._running().hello.facts
@@ -108,7 +108,7 @@ class RemotePotential(Potential):
         self.traits = Traits(**facts["traits"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_worker": None}
+        return vars(self) | {"_worker": None, "_kept": {}}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,11 +130,11 @@ class RemotePotential(Potential):
 
     @contextmanager
     def counting(self, kept: Kept) -> Iterator[None]:
-        self._kept = kept
+        self._kept[threading.get_ident()] = kept
         try:
             yield
         finally:
-            self._kept = None
+            self._kept.pop(threading.get_ident(), None)
 
     def free_memory(self) -> int:
         """Of a GPU what the worker may take, which keeps there what it has taken before."""
@@ -153,7 +153,7 @@ class RemotePotential(Potential):
         create_graph: bool = False,
     ) -> Prediction:
         """As in this process, but for ``create_graph``, which raises CapabilityError. Raises WorkerError too."""
-        if create_graph and self._kept is None:
+        if create_graph and threading.get_ident() not in self._kept:
             raise CapabilityError(
                 f"{self.workplace.name} answers from a process of its own, and its answers cannot be differentiated "
                 "here; leave create_graph out, or install its package beside zoo"
@@ -176,36 +176,48 @@ class RemotePotential(Potential):
 
     def close(self) -> None:
         """Ends the worker; the next question starts another."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     def _ask(self, what: str, tensors: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
+        kept = self._kept.get(threading.get_ident())
         facts = {
             "ask": what,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "count": self._kept is not None,
+            "count": kept is not None,
         }
         answer = self._running().ask(Message(facts | options, tensors))
-        if self._kept is not None:
-            self._kept.add_elsewhere(*answer.facts["kept"])
+        if kept is not None:
+            kept.add_elsewhere(*answer.facts["kept"])
         return {name: tensor.to(self.device) for name, tensor in answer.tensors.items()}
 
     def _running(self) -> "Worker":
         """The worker, started where there is none of this process, type and device that lives."""
-        if self._worker is None or not self._worker.serves(self.dtype, self.device):
-            self.close()
-            fresh = Worker(self.workplace, self.dtype, self.device)
-            known = vars(self).get("told")
-            if known not in (None, fresh.hello.facts["teacher"]):
-                fresh.close()
-                raise IntegrityError(
-                    f"{self.workplace.name} is another one than it was: its package or its weights were changed "
-                    "meanwhile; run the same command again"
-                )
-            self._worker = fresh
-        return self._worker
+        if (worker := self._serving()) is not None:
+            return worker
+        with _STARTING:
+            if (worker := self._serving()) is None:  # else another thread has started it meanwhile
+                self.close()
+                worker = self._worker = self._started()
+            return worker
+
+    def _serving(self) -> "Worker | None":
+        worker = self._worker
+        return worker if worker is not None and worker.serves(self.dtype, self.device) else None
+
+    def _started(self) -> "Worker":
+        """A new worker, of the teacher that the others were of. Raises IntegrityError where it is of another."""
+        fresh = Worker(self.workplace, self.dtype, self.device)
+        known = vars(self).get("told")
+        if known not in (None, fresh.hello.facts["teacher"]):
+            fresh.close()
+            raise IntegrityError(
+                f"{self.workplace.name} is another one than it was: its package or its weights were changed "
+                "meanwhile; run the same command again"
+            )
+        return fresh
 
 
 class Worker:
@@ -214,6 +226,7 @@ class Worker:
     def __init__(self, workplace: Workplace, dtype: torch.dtype, device: torch.device) -> None:
         """Started, and ready to be asked. Raises WorkerError, and what loading the teacher raised."""
         self.workplace, self.name, self._dtype, self._device = workplace, workplace.name, dtype, device
+        self._turn, self._asked = threading.Lock(), 0  # held from a question to its answer; the number of the last
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         self._out, self._in = os.fdopen(ours_out, "wb"), os.fdopen(ours_in, "rb", buffering=0)
@@ -225,6 +238,7 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     pass_fds=(theirs_in, theirs_out, *held),
+                    env=variables(),
                 )
         except OSError as error:
             self._out.close()
@@ -253,8 +267,6 @@ class Worker:
     def ask(self, question: Message) -> Message:
         """Its answer. Raises the error of zoo that the worker raised; WorkerError for others, and where it died."""
         answer = self._exchange(question)
-        for note in answer.facts.get("notes", ()):
-            warnings.warn(note, ZooWarning, stacklevel=4)
         if "error" in answer.facts:
             self._raise(answer.facts["error"])
         return answer
@@ -279,16 +291,29 @@ class Worker:
         return hello
 
     def _exchange(self, question: Message | None) -> Message:
+        """The answer to a question, or the greeting to none; what zoo warned of there is shown."""
+        with self._turn:
+            if not self._end.alive:
+                raise WorkerError(f"the worker of {self.name} was ended while another thread asked it; {_AGAIN}")
+            answer = self._answer(question)
+        for note in answer.facts.get("notes", ()):
+            warnings.warn(note, ZooWarning, stacklevel=5)
+        return answer
+
+    def _answer(self, question: Message | None) -> Message:
         """Whatever goes wrong on the way, the pipes are of no more use: the worker is ended."""
         try:
             if question is not None:
-                send(self._out, question)
+                self._asked += 1
+                send(self._out, Message(question.facts | {"number": self._asked}, question.tensors))
             answer = receive(self._read)
+            if answer is not None and (number := answer.facts.get("number", 0)) != self._asked:
+                raise WorkerError(f"to question {number}, expected to question {self._asked}")
         except CapabilityError:  # a question too large, of which nothing was sent
             raise
         except WorkerError as error:
             raise self._failed(str(error).partition(";")[0]) from error
-        except OSError as error:  # nobody reads what is asked
+        except (OSError, ValueError) as error:  # nobody reads what is asked, or another thread has closed the pipes
             raise self._failed() from error
         except BaseException:  # Ctrl-C, above all
             self.close(at_once=True)
@@ -314,7 +339,7 @@ class Worker:
             code = None  # it lives, and is ended for what it sent
         self.close(at_once=True)
         self._listener.join(_PATIENCE)
-        told = f"answered what is no message: {why}" if why else "closed its end of the pipe"
+        told = f"answered amiss: {why}" if why else "closed its end of the pipe"
         told = told if code is None else _ending(code)
         words = _last_words(self._printed)
         words = f"; its last words: {words}" if words else ""
@@ -337,7 +362,7 @@ class Worker:
         if isinstance(kind, type) and issubclass(kind, ZooError):
             raise kind(told["text"])
         reason = " ".join(told["text"].split())[:_WORD]
-        if told["kind"] == _OUT_OF_MEMORY:
+        if told["kind"] == OUT_OF_MEMORY:
             raise OutOfMemoryError(f"{self.name}: {reason}; take smaller structures, or a machine with more memory")
         error = WorkerError(f"{self.name} failed in its worker ({told['kind']}: {reason}); {_AGAIN}")
         error.add_note(f"In the worker:\n{told['traceback']}")

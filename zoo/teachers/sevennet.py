@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, IntegrityError, MissingPackageError
+from zoo.errors import ConfigError, IntegrityError
 from zoo.files import sha256_file
 from zoo.graph import Graph
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
-from zoo.teachers.pickles import read_pickle
+from zoo.teachers.inputs import check_elements
+from zoo.teachers.packages import importing
+from zoo.teachers.pickles import read_pickle, unreadable
+from zoo.teachers.theories import MATPES_R2SCAN, MPA, MPTRJ, OMAT, OMOL
 from zoo.teachers.weights import Found, OwnTeacher, Weights, find_own, find_weights, own_teacher
 
 _RELEASES = "https://github.com/MDIL-SNU/SevenNet/releases/download"
@@ -30,13 +33,8 @@ _JCTC = "Y. Park, J. Kim, S. Hwang, S. Han, J. Chem. Theory Comput. 20, 4857 (20
 _JACS = "J. Kim et al., J. Am. Chem. Soc. 147, 1042 (2024), doi:10.1021/jacs.4c14455"
 _NATURE = "J. Kim et al., Nat. Commun. 17, 3432 (2026), doi:10.1038/s41467-026-70195-8"
 
-_MPTRJ = "PBE and PBE+U, Materials Project (MPtrj)"
 _MP = "PBE and PBE+U, Materials Project"
 _R2SCAN = "r2SCAN, Materials Project"
-_MPA = "PBE and PBE+U, Materials Project (MPtrj) and Alexandria (sAlex)"
-_OMAT = "PBE and PBE+U, OMat24"
-_MATPES = "r2SCAN, MatPES"
-_OMOL = "ωB97M-V, OMol25"
 
 _FEATURES = 128  # channels of the last convolution of all published models
 
@@ -65,7 +63,7 @@ _OMPA = "v0.11.0.cp/checkpoint_sevennet_mf_ompa.pth"
 _MODELS = {
     "sevennet-0/teacher": _Model(
         "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
-        _MPTRJ,
+        MPTRJ,
         digest="7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
     ),
     "sevennet-0/22may2024-teacher": _Model(
@@ -75,15 +73,15 @@ _MODELS = {
     ),
     "sevennet-l3i5/teacher": _Model(
         "SevenNet_l3i5/checkpoint_l3i5.pth",
-        _MPTRJ,
+        MPTRJ,
         digest="a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
         smoothness=2,
     ),
     "sevennet-mf-0/pbe-teacher": _Model(_MF_0, _MP, _JACS, _MF_0_DIGEST, "PBE"),
     "sevennet-mf-0/r2scan-teacher": _Model(_MF_0, _R2SCAN, _JACS, _MF_0_DIGEST, "R2SCAN"),
-    "sevennet-omat/teacher": _Model("v0.11.0.cp/checkpoint_sevennet_omat.pth", _OMAT),
-    "sevennet-mf-ompa/mpa-teacher": _Model(_OMPA, _MPA, _JACS, modal="mpa", mirrors=True),
-    "sevennet-mf-ompa/omat24-teacher": _Model(_OMPA, _OMAT, _JACS, modal="omat24", mirrors=True),
+    "sevennet-omat/teacher": _Model("v0.11.0.cp/checkpoint_sevennet_omat.pth", OMAT),
+    "sevennet-mf-ompa/mpa-teacher": _Model(_OMPA, MPA, _JACS, modal="mpa", mirrors=True),
+    "sevennet-mf-ompa/omat24-teacher": _Model(_OMPA, OMAT, _JACS, modal="omat24", mirrors=True),
 } | {
     f"sevennet-{size}/{modal.replace('_', '-')}-teacher": _omni(file, modal, theory)
     for size, file in (
@@ -91,7 +89,7 @@ _MODELS = {
         ("omni-i8", "v0.12.1.cp/checkpoint_sevennet_omni_i8.pth"),
         ("omni-i12", "v0.12.1.cp/checkpoint_sevennet_omni_i12.pth"),
     )
-    for modal, theory in (("mpa", _MPA), ("matpes_r2scan", _MATPES), ("omol25_low", _OMOL))
+    for modal, theory in (("mpa", MPA), ("matpes_r2scan", MATPES_R2SCAN), ("omol25_low", OMOL))
 }
 _ONE_HOT = "onehot_idx_to_onehot"
 _EMBEDDING = "onehot_to_feature_x"
@@ -106,6 +104,7 @@ _ARRAYS = {  # what a checkpoint names beside tensors: the arrays of its config,
     **{f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")},
 }
 _TYPES = tuple(type(np.dtype(kind)) for kind in ("f4", "f8", "i8", "?"))  # of what is in them
+_CHECKPOINT = "a checkpoint of SevenNet"
 _GIVE = "give a checkpoint as sevenn wrote it"
 _BROKEN = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, UnpicklingError)
 
@@ -138,6 +137,8 @@ class SevenNet(Potential):
         return self.atomic_outputs(graph).energies
 
     def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        """Raises DomainError for an element that the model lacks."""
+        check_elements(graph, self.elements, "this model of SevenNet")
         data = {
             "atomic_numbers": graph.numbers,
             "edge_index": torch.stack([graph.centers, graph.neighbors]),
@@ -264,7 +265,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     return Teacher(
         name=name,
         potential=_opened(path, facts.head, _GIVE).to(device, dtype).eval(),
-        weights_sha256=facts.sha256,
+        weights_sha256=facts.digest,
         package=_package(),
         level_of_theory=facts.level_of_theory,
         licence_code="MIT",
@@ -306,10 +307,8 @@ def _in_double(calculator: Any) -> Any:
 
 def _check_package(name: str) -> None:
     """Raises MissingPackageError."""
-    try:
+    with importing(name, "sevenn", "sevennet"):
         import sevenn.checkpoint  # noqa: F401  # lazy: an optional package
-    except ImportError as error:
-        raise MissingPackageError(f"{name} needs the package sevenn ({error}); run: pip install sevenn") from error
 
 
 def _package() -> str:
@@ -342,7 +341,7 @@ def _opened(path: Path, modal: str | None, remedy: str) -> SevenNet:
         model, config = checkpoint.build_model(), checkpoint.config
         known = list(model.modal_map or ())
     except _BROKEN as error:
-        raise _no_checkpoint(path, error, remedy) from error
+        raise unreadable(path, error, remedy, _CHECKPOINT) from error
     if (modal is None) != (not known) or (modal is not None and modal not in known):
         which = f"has the modalities {', '.join(known)}" if known else "has no modalities"
         asked = "none was chosen" if modal is None else f"{modal!r} is none of them"
@@ -360,11 +359,6 @@ def _checkpoint(path: Path, remedy: str) -> Any:
         found._config = theirs._config_cp_routine(content["config"])
         found._model_state_dict = content["model_state_dict"]
     except _BROKEN as error:
-        raise _no_checkpoint(path, error, remedy) from error
+        raise unreadable(path, error, remedy, _CHECKPOINT) from error
     found._loaded = True
     return found
-
-
-def _no_checkpoint(path: Path, error: Exception, remedy: str) -> IntegrityError:
-    reason = " ".join(str(error).split())[:200]
-    return IntegrityError(f"{path} is no checkpoint of SevenNet ({type(error).__name__}: {reason}); {remedy}")

@@ -19,6 +19,7 @@ from zoo.graph import Graph
 from zoo.ops import scatter_sum
 from zoo.potential import AtomOutputs, Potential, Traits
 from zoo.teachers.base import Teacher
+from zoo.teachers.inputs import check_elements
 
 _CONSTANTS = {
     "epsilon_eV": 2.1683,
@@ -45,6 +46,8 @@ class StillingerWeber(Potential):
         self.epsilon = nn.Parameter(torch.tensor(_CONSTANTS["epsilon_eV"], dtype=torch.float64), requires_grad=False)
 
     def atomic_energies(self, graph: Graph) -> Tensor:
+        """Raises DomainError for another element than silicon."""
+        check_elements(graph, self.elements, "Stillinger-Weber's silicon")
         vectors, distance = _edges(graph)
         inside, decay = _decay(distance)
         pairs = _CONSTANTS["A"] * (_CONSTANTS["B"] * distance.pow(-4) - 1) * decay.exp()
@@ -66,6 +69,8 @@ class DirectStillingerWeber(StillingerWeber):
         return self.atomic_outputs(graph).energies
 
     def atomic_outputs(self, graph: Graph) -> AtomOutputs:
+        """Raises DomainError for another element than silicon."""
+        check_elements(graph, self.elements, "Stillinger-Weber's silicon")
         vectors, distance = _edges(graph)
         inside, decay = _decay(distance)
         slopes = _pair_slopes(vectors, distance, inside, decay) + _triplet_slopes(

@@ -85,6 +85,11 @@ class OwnTeacher(Config):
     citation: str = ""
     head: str | None = None  # of a file with several: a modality, a head, a task
 
+    @property
+    def digest(self) -> str:
+        """What tells this teacher from others: the SHA-256 of its file, of file and head where a head was chosen."""
+        return self.sha256 if self.head is None else hashlib.sha256(f"{self.sha256} {self.head}".encode()).hexdigest()
+
 
 # --- what is fetched -----------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from zoo.graph import Graph
 from zoo.potential import Prediction
 
 VERSION = 1  # of the messages; both ends say theirs
+OUT_OF_MEMORY = "out of memory"  # the kind of an error that smaller questions may help
 MOST_FACTS = 1 << 24  # bytes
 MOST_TENSORS = 1 << 32  # bytes: the Hessian of 7,700 atoms in float64
 _MAGIC = b"zoo!"

@@ -26,9 +26,8 @@ from zoo.memory import Kept, is_out_of_memory
 from zoo.ops import deterministic
 from zoo.potential import Potential
 from zoo.teachers import Teacher, load_here
-from zoo.teachers.wire import VERSION, Message, graph_of, prediction_tensors, receive, send
+from zoo.teachers.wire import OUT_OF_MEMORY, VERSION, Message, graph_of, prediction_tensors, receive, send
 
-OUT_OF_MEMORY = "out of memory"  # the kind of an error that smaller questions may help
 _LOOK_SECONDS = 1.0
 
 Tensors = dict[str, Tensor]
@@ -83,16 +82,17 @@ def _serve(asked: argparse.Namespace, questions: BinaryIO, answers: BinaryIO) ->
             teacher = load_here(asked.name, dtype=getattr(torch, asked.dtype), device=asked.device)
             hello = _hello(teacher)
         except Exception as error:
-            send(answers, _failure(error))
+            _send(answers, _failure(error), notes)
             return
-        send(answers, _with_notes(hello, notes))
+        _send(answers, hello, notes)
         while (question := receive(questions.read)) is not None:
+            number = question.facts.get("number")
             try:
-                send(answers, _with_notes(_answer(teacher.potential, question), notes))
+                _send(answers, _answer(teacher.potential, question), notes, number)
             except BrokenPipeError:
                 raise
             except Exception as error:
-                send(answers, _failure(error))
+                _send(answers, _failure(error), notes, number)
 
 
 def _hello(teacher: Teacher) -> Message:
@@ -200,13 +200,10 @@ def _not_importable(error: Exception) -> str:
     return " ".join(str(found).split()) if isinstance(found, ImportError) else ""
 
 
-def _with_notes(message: Message, notes: list[str]) -> Message:
-    """With what zoo warned of meanwhile."""
-    if not notes:
-        return message
-    told = Message(message.facts | {"notes": list(notes)}, message.tensors)
+def _send(stream: BinaryIO, message: Message, notes: list[str], number: int | None = 0) -> None:
+    """With what zoo warned of since the last one, and the number of the question that it answers."""
+    send(stream, Message(message.facts | {"number": number, "notes": notes}, message.tensors))
     notes.clear()
-    return told
 
 
 @contextmanager
