@@ -22,7 +22,7 @@ from small_teachers import KINDS as SMALL
 from small_teachers import small_weights
 from teacher_contract import TeacherContract
 
-from zoo.errors import CapabilityError, DomainError, IntegrityError, MissingPackageError
+from zoo.errors import CapabilityError, DomainError, IntegrityError, MissingPackageError, ZooWarning
 from zoo.files import sha256_file
 from zoo.licences import LICENCES
 from zoo.naming import parse_name
@@ -523,16 +523,16 @@ def test_a_published_teacher_says_what_it_is(published: Path) -> None:
 
 
 @needs_mace
-def test_a_file_that_gives_something_else_than_was_stated_is_refused(
+def test_a_file_of_a_known_digest_that_gives_something_else_than_was_stated_counts_with_a_warning(
     published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(families._BY_NAME, "mace-tiny/teacher", FAMILIES["mace"])
     assert load_here("mace-tiny/teacher").potential.traits.features == 6
     stated = replace(mace._MODELS["mace-tiny/teacher"], channels=128)
     monkeypatch.setitem(mace._MODELS, "mace-tiny/teacher", stated)
-    with pytest.raises(IntegrityError, match=r"features 6, expected 128") as caught:
-        load_here("mace-tiny/teacher")
-    assert "\n" not in str(caught.value)
+    with pytest.warns(ZooWarning, match=r"features 6, expected 128.*; their digest is right"):
+        teacher = load_here("mace-tiny/teacher")
+    assert teacher.potential.traits.features == 6
 
 
 @needs_mace
