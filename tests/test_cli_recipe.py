@@ -148,6 +148,6 @@ def test_what_is_missing_is_asked_for_at_a_terminal(frames, tmp_path, monkeypatc
 def test_an_error_is_one_line(frames, tmp_path):
     result = ask("recipe", "new", "Bad", "--data", frames, "--teacher", TEACHER)
     assert result.exit_code == 1
-    assert result.output == "zoo: 'Bad' is no name for an engine; expected family/engine, as in sw/my-student\n"
+    assert result.output == "zoo: 'Bad' is no name for an engine; expected family/engine in small letters, digits and -, as in sw/my-student\n"
     result = ask("reproduce", tmp_path / "none", "--check")
     assert (result.exit_code, len(result.output.splitlines())) == (1, 1)

@@ -116,6 +116,17 @@ def test_install_hands_on_where_packages_are_from(tmp_path: Path, monkeypatch: p
     assert options["source"] == commands.Source((str(tmp_path / "wheels"),), indexes[1], indexes[3])
 
 
+def test_a_folder_of_packages_that_is_not_there_is_refused_and_an_address_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(commands, "install", lambda family, **options: asked.append(options["source"]) or tmp_path)
+    assert "nofolder is no folder; give one of packages" in ask("install", "mace", "--find-links", "nofolder").output
+    assert asked == []
+    said("install", "mace", "--find-links", "https://example.org/wheels")
+    assert asked == [commands.Source(("https://example.org/wheels",))]
+
+
 def test_remove_says_what_went(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "tiny", TINY)
     folder = environments.environments_root() / f"tiny-{'0' * 12}"
@@ -123,6 +134,17 @@ def test_remove_says_what_went(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said("remove", "tiny") == f"{folder} is removed\n"
     assert not folder.exists()
     assert said("remove", "tiny") == "tiny has no environment here\n"
+
+
+def test_remove_says_of_a_teacher_with_weights_where_they_are_and_removes_nothing() -> None:
+    folder = weights_folder("mace-mp-0-small/teacher")
+    assert "expected the family that serves it: mace" in ask("remove", "mace-mp-0-small/teacher").output
+    folder.mkdir(parents=True)
+    result = ask("remove", "mace-mp-0-small/teacher")
+    assert result.exit_code == 1
+    assert f"whose weights are in {folder}; delete that, or" in result.output
+    assert result.output.endswith("run: zoo teachers remove mace\n")
+    assert folder.is_dir()
 
 
 def test_the_list_names_the_step_that_helps_first(monkeypatch: pytest.MonkeyPatch) -> None:

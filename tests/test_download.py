@@ -525,7 +525,7 @@ def test_a_server_that_asks_for_a_moment_gets_it(site, to):
 def test_no_server_at_all_is_one_line(to, site, monkeypatch):
     monkeypatch.setattr(module, "PAUSES", ())
     with pytest.raises(
-        HubError, match=r"^http://127.0.0.1:1/file cannot be reached \(.*refused\); check the network"
+        HubError, match=r"^http://127.0.0.1:1/file cannot be reached \(.*refused\); check the network.*here: "
     ) as e:
         get(to, "http://127.0.0.1:1/file")
     refusal(e)

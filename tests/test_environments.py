@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -341,10 +342,22 @@ def test_a_package_that_cannot_be_had_is_one_line_with_a_way_to_carry_it(
         made(Source((str(tmp_path / "empty"),)))
     text = str(told.value)
     assert "\n" not in text
-    assert f"pip download -r {locks / 'tiny.txt'} -d DIR there, then zoo teachers install tiny --find-links DIR" in text
+    assert f"pip wheel -r {locks / 'tiny.txt'} -w DIR, then here zoo teachers install tiny --find-links DIR" in text
     assert str(cache_root() / "environments" / "tiny.log") in text
     assert "No matching distribution" in log()
     assert folders_of("tiny") == []
+
+
+def test_a_source_that_lacks_what_builds_it_is_told_with_the_command_that_carries_wheels(
+    locks: Path, tmp_path: Path, borrowed_pip: None
+) -> None:
+    build = "[build-system]\nrequires = ['zoobuilder']\n[project]\nname = 'zootiny'\nversion = '1.0'\n"
+    with tarfile.open(tmp_path / "zootiny-1.0.tar.gz", "w:gz") as archive:
+        for name, text in {"pyproject.toml": build, "PKG-INFO": "Name: zootiny\nVersion: 1.0\n"}.items():
+            (tmp_path / name).write_text(text)
+            archive.add(tmp_path / name, f"zootiny-1.0/{name}")
+    with pytest.raises(MissingPackageError, match=r"\(No matching distribution found for zoobuilder;.*pip wheel -r "):
+        made(Source((str(tmp_path),)))
 
 
 def test_a_package_that_cannot_be_imported_leaves_no_environment(
@@ -369,6 +382,13 @@ def test_a_package_that_cannot_be_imported_leaves_no_environment(
             MissingPackageError,
             "where there is a network",
         ),
+        (
+            "ERROR: Cannot install torch==2.13.0 because these package versions have conflicting dependencies.\n"
+            "    torch 2.13.0 depends on filelock\n    The user requested (constraint) filelock==4.2.12\n"
+            "ERROR: ResolutionImpossible: for help visit https://pip.pypa.io",
+            MissingPackageError,
+            r"\(pip finds no filelock==4\.2\.12;.* pip wheel -r ",
+        ),
         ("ERROR: Failed building wheel for zootiny", ConfigError, "maybe with another --python"),
         ("", ConfigError, "it says nothing"),
     ],
@@ -391,6 +411,8 @@ def test_what_pip_says_last_is_told_with_what_helps(
     [
         ("echo '[3, 8, 10]'", "is Python 3.8.10, expected 3.11 or newer"),
         ("echo \"ModuleNotFoundError: No module named 'ensurepip'\" >&2; exit 1", "No module named 'ensurepip'"),
+        ("printf 'Traceback (most recent):\\n  File\\nImportError: no venv\\n' >&2; exit 1", r"\(ImportError: no venv\)"),
+        ("printf 'python3.10: command not found\\n\\nNote: tips\\n' >&2; exit 127", r"\(python3.10: command not found\)"),
         ("echo hello", "cannot make an environment"),
     ],
 )

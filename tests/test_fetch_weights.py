@@ -288,7 +288,9 @@ def test_offline_nothing_is_asked_and_the_place_is_named(
 def test_server_that_cannot_be_reached_is_said_in_one_line(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = replace(publish(), url="http://127.0.0.1:9/large.model")
     monkeypatch.setattr(module, "weights_of", lambda name: weights)
-    assert "http://127.0.0.1:9/large.model cannot be reached" in refusal(HubError)
+    message = refusal(HubError)
+    assert "http://127.0.0.1:9/large.model cannot be reached" in message
+    assert message.endswith(f"or first put a copy of it here: {weights_path(FREE, weights)}")
 
 
 def test_cache_that_cannot_be_written_is_said_with_the_remedy(publish: Publish) -> None:
@@ -302,14 +304,23 @@ def test_cache_that_cannot_be_written_is_said_with_the_remedy(publish: Publish) 
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("sevennet-0/teacher", "come with its package; run: pip install sevenn"),
+        ("sevennet-0/teacher", "come with its package; the package sevenn is not installed; run: zoo teachers install"),
+        ("mace", "mace is a family; name one of its teachers: mace-off23-small/teacher, mace-off23-medium/teacher"),
         ("stillinger-weber/teacher", "stillinger-weber/teacher is a formula of zoo; it needs no file"),
         ("jmp-l/teacher", "run: zoo convert jmp-l"),
         ("mace-off23-huge/teacher", "zoo teachers lists them"),
     ],
 )
-def test_teacher_without_a_file_to_fetch_says_what_to_do(name: str, advice: str) -> None:
+def test_teacher_without_a_file_to_fetch_says_what_to_do(
+    name: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: False)
     assert advice in refusal(UnknownNameError, name)
+
+
+def test_weights_of_a_package_that_is_here_are_nothing_to_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: True)
+    assert refusal(UnknownNameError, "sevennet-0/teacher").endswith("it is here, and there is nothing to fetch")
 
 
 # --- terms -----------------------------------------------------------------------------------------
@@ -636,7 +647,9 @@ def test_gated_file_that_was_cut_is_gone_on_with(gated: HubServer, monkeypatch: 
 def test_hub_that_cannot_be_reached_is_said(gated: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.hub.client.PAUSES", ())
     gated.stop()
-    assert "cannot be reached" in refusal(HubError)
+    message = refusal(HubError)
+    assert "cannot be reached" in message
+    assert message.endswith(f"here: {weights_folder(FREE) / 'uma.pt'}, and run the same again")
     assert left() == []
 
 

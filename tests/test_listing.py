@@ -37,7 +37,7 @@ def row_of(name: str) -> dict:
 def test_weights_that_are_not_here_come_with_the_command_that_brings_them():
     row, card = describe(TEACHER)
     assert card is None
-    assert row["missing"].startswith("its weights are not here; run: zoo convert jmp-s --download (")
+    assert row["missing"].startswith("its weights are not here; run: zoo convert jmp-s --download --accept-licence (")
     assert [row[key] for key in ("head", "source", "folder")] == [None] * 3
     assert row == row_of(TEACHER)
     assert "run: zoo convert jmp-s --download" in info_text(row)

@@ -356,9 +356,12 @@ def test_a_teacher_of_one_s_own_is_loaded_where_it_was_added_and_nothing_else_is
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"no engine is called 'own/mine' .* run: zoo teachers add own/mine FILE"
+        UnknownNameError, match=r"own/mine is the name of a teacher .* run: zoo teachers add own/mine FILE"
     ):
         load("own/mine", hub=hub)
+    for ask in (load, describe):  # else it cannot be reached
+        with pytest.raises(UnknownNameError, match=r"nobody has added it here; .* or hand a calculator of ASE over"):
+            ask("own/mine", hub="http://127.0.0.1:9")
     place = weights_folder("own/mine")
     place.mkdir(parents=True)
     facts = {"name": "own/mine", "family": "mace", "file": "a.model", "sha256": "0" * 64, "elements": ["Si"]}

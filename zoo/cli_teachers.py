@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from zoo.cli_options import json_option
+from zoo.errors import ConfigError
 from zoo.fetch_weights import add_teacher, fetch_weights, remove_teacher
 from zoo.install_teacher import Source, install, remove
 from zoo.teacher_table import teacher_rows, text_of
@@ -62,9 +63,18 @@ def install_command(family: str, python: str | None, find_links: tuple[str, ...]
     \b
     zoo teachers install mace
     """
-    links = tuple(str(Path(place).absolute()) if Path(place).is_dir() else place for place in find_links)
-    folder = install(family, python=python, source=Source(links, **indexes), tell=click.echo)
+    source = Source(tuple(map(_found, find_links)), **indexes)
+    folder = install(family, python=python, source=source, tell=click.echo)
     click.echo(f"{family} is ready in {folder}")
+
+
+def _found(place: str) -> str:
+    """A folder, a page or an address of packages, as pip takes it from anywhere. Raises ConfigError for none."""
+    if "://" in place:
+        return place
+    if not Path(place).exists():
+        raise ConfigError(f"{place} is no folder; give one of packages, which pip wheel -r LOCK -w DIR fills")
+    return str(Path(place).absolute())
 
 
 @teachers.command("remove")

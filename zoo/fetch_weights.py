@@ -32,7 +32,7 @@ from zoo.hub.cache import is_offline
 from zoo.hub.catalogue import entries
 from zoo.licences import LICENCES, TERMS
 from zoo.naming import file_on_hub, quoted
-from zoo.teachers import FAMILIES, load_teacher, weights_of
+from zoo.teachers import FAMILIES, absent, load_teacher, weights_of
 from zoo.teachers.families import family_of
 from zoo.teachers.weights import (
     FACTS,
@@ -134,13 +134,16 @@ def _weights_of(name: str) -> Weights:
     found, family = weights_of(name), family_of(name)
     if found is not None:
         return found
+    if name in FAMILIES:
+        raise UnknownNameError(f"{name} is a family; name one of its teachers: {', '.join(FAMILIES[name].names)}")
     if family is None:
         raise UnknownNameError(f"{name!r} is no teacher of zoo; zoo teachers lists them")
     if family.converted:
         raise UnknownNameError(f"{name} has no file to fetch as it is; run: zoo convert {name.partition('/')[0]}")
     if not family.install:
         raise UnknownNameError(f"{name} is a formula of zoo; it needs no file")
-    raise UnknownNameError(f"the weights of {name} come with its package; run: pip install {family.install}")
+    why = absent(name) or "it is here, and there is nothing to fetch"
+    raise UnknownNameError(f"the weights of {name} come with its package; {why}")
 
 
 def _kept(path: Path, name: str, weights: Weights) -> Path:
@@ -212,8 +215,11 @@ def _from_hub(path: Path, name: str, due: Weights, progress: bool) -> None:
         raise AccessError(
             f"the weights of {name} are for those who have accepted the terms at {due.gated}; do so, and then {login}"
         )
-    with client.session():
-        stored = persistent(lambda: client.stored(place.repository, place.revision, place.path))
+    try:
+        with client.session():
+            stored = persistent(lambda: client.stored(place.repository, place.revision, place.path))
+    except HubError as error:
+        raise HubError(f"{error}; or put a copy of {due.url} here: {path}, and run the same again") from error
     if stored is None:
         raise IntegrityError(f"{due.gated} has no {place.path} any more; look there for the file that replaces it")
     refused = f"accept the terms at {due.gated} as the user whose token this is; to use another one, {login}"
@@ -332,16 +338,19 @@ def _check_free(name: str) -> None:
     """Raises ConfigError where a teacher of this name is here, and where its place holds what no teacher is."""
     before, folder = own_teacher(name), weights_folder(name)
     if before is not None and before.elements:
-        raise ConfigError(f"{name} is here already; choose another name, or remove {folder}")
+        raise ConfigError(f"{name} is here already; choose another name, or run: zoo teachers remove {name}")
     if before is None and folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds files, and no record of a teacher; choose another name, or move them away")
 
 
 def _elements(facts: OwnTeacher, source: Path) -> tuple[str, ...]:
-    """The symbols that a file knows, which is opened for that. Raises what loading it does."""
+    """The symbols that a file knows, which is opened for that. Raises what loading it does, of the user's own file."""
     try:
         potential = load_teacher(facts.name).potential
-    except ZooError:
+    except ZooError as error:
+        told = str(error).replace(str(weights_folder(facts.name) / facts.file), str(source))
+        other = "; or another --family wrote it" if isinstance(error, IntegrityError) else ""
+        error.args = (f"{told}{other}",)
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

@@ -40,6 +40,7 @@ from zoo.teachers.environments import (
     variables,
 )
 from zoo.teachers.families import FAMILIES, family_of
+from zoo.teachers.weights import weights_folder
 
 _ANY: tuple[Version, Version] = ((3, 11), (3, 99))  # of zoo, where a lock does not say
 _FULL = ("no space left on device", "disk quota exceeded")
@@ -51,6 +52,7 @@ _UNREACHABLE = (
     "no matching distribution found",
     "could not find a version",
     "network is unreachable",
+    "resolutionimpossible",
 )
 _ASK = "import json, sys, venv, ensurepip; print(json.dumps(sys.version_info[:3]))"
 _ELSEWHERE = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON")  # where a user has pip install
@@ -115,6 +117,7 @@ def remove(family: str, *, tell: Tell = print) -> list[Path]:
 
     Raises UnknownNameError, ConfigError while a teacher answers from one.
     """
+    _check_no_teacher(family)
     if not folders_of(_known(family)):
         return []
     with _alone(family, tell):
@@ -171,6 +174,16 @@ def _check_own(place: Environment) -> None:
         )
 
 
+def _check_no_teacher(name: str) -> None:
+    """Raises UnknownNameError for a teacher, of which nothing but its weights can be removed."""
+    of, folder = family_of(name), weights_folder(name)
+    if of is not None and folder.is_dir():
+        raise UnknownNameError(
+            f"{name} is a teacher, whose weights are in {folder}; delete that, or, to remove the environment of its "
+            f"family, run: zoo teachers remove {of.key}"
+        )
+
+
 def _known(family: str) -> str:
     """Raises UnknownNameError for what is no family with packages."""
     of = family_of(family)
@@ -192,9 +205,9 @@ def _version_of(python: str, family: str, able: tuple[Version, Version]) -> str:
         version: tuple[int, ...] = tuple(json.loads(asked.stdout))
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         reason = getattr(error, "strerror", None) or (getattr(error, "stderr", None) or str(error)).strip()
-        raise ConfigError(
-            f"{python} cannot make an environment ({reason.splitlines()[-1] if reason else error}); {remedy}"
-        ) from error
+        lines = reason.splitlines() or [str(error)]
+        shown = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+        raise ConfigError(f"{python} cannot make an environment ({shown}); {remedy}") from error
     text = ".".join(map(str, version))
     if not able[0] <= version[:2] <= able[1]:
         expected = f"{oldest} or newer" if able == _ANY else f"{oldest} to {newest}, which the lock of {family} is for"
@@ -262,9 +275,7 @@ class _Steps:
             raise self._error(said)
 
     def _error(self, said: Sequence[str]) -> ZooError:
-        errors = [line for line in said if line.startswith("ERROR:")]
-        last = (errors or [line for line in said if line.strip()] or ["it says nothing"])[-1]
-        reason, text = last.removeprefix("ERROR:").strip()[:_SHOWN], "\n".join(said).lower()
+        reason, text = _reason(said)[:_SHOWN], "\n".join(said).lower()
         failed = f"the environment of {self.place.family} could not be made ({reason}; all of it is in {self.log.name})"
         again = f"zoo teachers install {self.place.family}"
         if any(words in text for words in _FULL):
@@ -272,10 +283,21 @@ class _Steps:
         if any(words in text for words in _UNREACHABLE):
             lock = lock_path(self.place.family)
             return MissingPackageError(
-                f"{failed}; run {again} again where there is a network, or carry the packages here: pip download -r "
-                f"{lock} -d DIR there, then {again} --find-links DIR"
+                f"{failed}; run {again} again where there is a network, or carry the packages here: there, with the "
+                f"same Python, pip wheel -r {lock} -w DIR, then here {again} --find-links DIR"
             )
         return ConfigError(f"{failed}; read it, and run {again} again, maybe with another --python")
+
+
+def _reason(said: Sequence[str]) -> str:
+    """Of all that pip says why it failed; a line that names what it lacks rather than its last one."""
+    lacking = dict.fromkeys(line.partition("(constraint) ")[2] for line in said if "(constraint) " in line)
+    if lacking:
+        return f"pip finds no {', no '.join(lacking)}"
+    lines = [line.strip() for line in said if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    missing = [line for line in errors if "No matching distribution" in line]
+    return (missing or errors or lines or ["it says nothing"])[-1]
 
 
 def _of_system(error: OSError, root: Path) -> ConfigError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
-from zoo.errors import ConfigError, ZooWarning
+from zoo.errors import ConfigError, UnknownNameError, ZooWarning
 from zoo.hub.base import Listed
 from zoo.hub.card_data import parse_card
 from zoo.hub.catalogue import Entry, entries
@@ -106,6 +106,8 @@ def describe(name: str, hub: str | Path | None = None, *, namespace: str | None 
     entry = entries().get(found.name) if isinstance(found, EngineName) else None
     if isinstance(found, EngineName) and (own := _own(found, hub)) is not None:
         return _own_row(own), None
+    if isinstance(found, EngineName) and is_own(found.name) and hub is None and found.revision is None:
+        raise UnknownNameError(f"{found.name} is not known: {absent(found.name)}")
     here = isinstance(found, EngineName) and _is_here(found, hub)
     if entry is not None and (entry.status == "package" or here):
         return _entry_row(entry), None
@@ -196,6 +198,7 @@ def _own_row(own: OwnTeacher) -> Row:
         "commercial": is_commercial(own.licence),
         "package": family.install.partition(" ")[0] if family else None,
         "install": _install(family) if family else None,
+        "head": own.head,
         "source": own.file,
         "folder": str(weights_folder(own.name)),
         "digest": f"sha256:{own.sha256}",

@@ -133,6 +133,9 @@ def _no_folder(hub: FolderHub) -> str:
 
 def _asked(place: Place) -> Resolved:
     hub, repository = place.hub, place.repository
+    if is_own(place.name or ""):
+        told = absent(place.name or "") or "it is here; leave hub and version out"
+        raise UnknownNameError(f"{place.name} is the name of a teacher of your own, which no hub has; {told}")
     if isinstance(hub, FolderHub) and not hub.root.is_dir():
         remedy = "give a folder" if hub.root.is_file() else f"make one: zoo publish FOLDER --hub {hub.root}"
         raise UnknownNameError(f"{_no_folder(hub)}; {remedy}")
@@ -211,9 +214,6 @@ def _not_found(place: Place) -> UnknownNameError | NotReleasedError:
         return UnknownNameError(f"{where}; check owner and name, or choose another hub with ZOO_HUB or --hub")
     if entry is not None and entry.status == "recipe":
         return NotReleasedError(f"{entry.name} has a recipe and no released weights ({where}); {_making(entry)}")
-    if is_own(place.name):
-        told = absent(place.name) or "it is here; leave hub and version out"
-        return UnknownNameError(f"no engine is called {place.name!r} ({where}); as a teacher of your own, {told}")
     near = nearest(place.name, _names(hub, repository.owner))
     return UnknownNameError(f"no engine is called {place.name!r} ({where}); expected {FORMS}; {near}")
 

@@ -16,6 +16,7 @@ from zoo.errors import ConfigError, UnknownNameError
 
 FORMS = "family/engine[@v1], hf://owner/repo[@v1], or a path to a model folder (./folder, /folder, ~/folder)"
 DEFAULT_NAMESPACE = "mlff-zoo"
+ENGINE_FORM = "expected family/engine in small letters, digits and -, as in sw/my-student"
 OWN = "own"  # the family of teachers of a user's own
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -81,12 +81,12 @@ def _complaints(recipe: Recipe, document: Document) -> Iterator[Complaint]:
 def _tell_unchecked(name: str, facts: TeacherFacts | None) -> None:
     """Warns of what could not be checked for want of facts of a teacher of one's own."""
     if facts is None:
-        told = "is not known here, so its licence, its elements and what it gives were not checked"
+        told = "is not known here: zoo label and zoo distill check its licence, its elements and what it gives"
     elif facts.traits is None:
-        told = "is known when it is loaded, so whether it gives what the loss and the labels want was not checked"
+        told = "is opened only by zoo label and zoo distill, which then check that it gives what loss and labels want"
     else:
         return
-    warnings.warn(f"{name} {told}; zoo label and zoo distill check it before they begin", ZooWarning, stacklevel=2)
+    warnings.warn(f"{name} {told}", ZooWarning, stacklevel=2)
 
 
 def _source_complaints(recipe: Recipe) -> Iterator[Complaint]:

@@ -24,7 +24,7 @@ from zoo.data.subsets import group_key, split_of
 from zoo.errors import ConfigError, UnknownNameError, ZooWarning
 from zoo.files import atomic_path
 from zoo.licences import LICENCES, TERMS, Source, check_terms
-from zoo.naming import is_engine_name
+from zoo.naming import ENGINE_FORM, is_engine_name
 from zoo.potential import Traits
 from zoo.recipe import Division, OwnData, Split
 from zoo.recipe_check import check_recipe_file
@@ -242,7 +242,7 @@ def new_recipe(
 def _check_request(name: str, data: Path, output: Path) -> None:
     """Raises ConfigError and UnknownNameError for names that cannot be."""
     if not is_engine_name(name):
-        raise ConfigError(f"{name!r} is no name for an engine; expected family/engine, as in sw/my-student")
+        raise ConfigError(f"{name!r} is no name for an engine; {ENGINE_FORM}")
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output {output} does not end with .yaml, by which recipes are known; choose such a name")
     if output.exists():

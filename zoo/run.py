@@ -158,8 +158,8 @@ class Run:
             return False
         if state == "other" and not self.replace:
             raise ConfigError(
-                f"{self.folder / stage} was made from another recipe or other inputs; pass --replace to delete "
-                "it and make it anew, or --run DIR to keep it and work elsewhere"
+                f"{self.folder / stage} was made from another recipe or other inputs; pass --replace (in Python "
+                "replace=True) to delete it and make it anew, or --run DIR (folder=DIR) to keep it and work elsewhere"
             )
         self._claim()
         old = self.folder / f".{stage}.tmp"
@@ -180,9 +180,12 @@ class Run:
         self.workers.wait()
 
     def state(self, stage: Stage, wanted: str | None = None) -> Literal["to do", "begun", "done", "other"]:
-        """Where a stage stands; ``other`` is made from other inputs than ``wanted``, if that is given."""
+        """Where a stage stands; ``other`` is made from other inputs than ``wanted``, if that is given.
+
+        One that failed before it wrote anything is still to do.
+        """
         record = self._record(stage)
-        if not record.exists():
+        if not record.exists() or not any(path.is_file() for path in (self.folder / stage).rglob("*")):
             return "to do"
         found = read_json(StageRecord, record)
         if wanted is not None and found.inputs != wanted:

@@ -281,7 +281,7 @@ def _try_once(part: _Part, url: str, job: _Job) -> None:
         headers["Range"] = f"bytes={offset}-"
         if part.origin is not None and part.origin.url == url and part.origin.validator is not None:
             headers["If-Range"] = part.origin.validator
-    with _asked(url, headers) as response:
+    with _asked(url, headers, job) as response:
         if response.status_code == 416:  # the file is shorter than the part
             _check_kept(part, url, job)
             part.discard()
@@ -367,7 +367,7 @@ def _receive(part: _Part, response: Any, url: str, job: _Job) -> None:
 
 
 @contextmanager
-def _asked(url: str, headers: dict[str, str]) -> Iterator[Any]:
+def _asked(url: str, headers: dict[str, str], job: _Job) -> Iterator[Any]:
     """The answer of a server, whose body is still to come. Raises MissingPackageError, HubError."""
     try:
         import requests  # optional: what reads data that are here needs no network
@@ -379,7 +379,10 @@ def _asked(url: str, headers: dict[str, str]) -> Iterator[Any]:
         try:
             response = session.get(url, headers=headers, stream=True, timeout=(CONNECT, SILENCE))
         except broken as error:
-            raise _CutError(f"{url} cannot be reached ({_reason(error)}); check the network, {_AGAIN}") from error
+            raise _CutError(
+                f"{url} cannot be reached ({_reason(error)}); check the network, {_AGAIN}, or first put a copy of it "
+                f"here: {job.advice.place}"
+            ) from error
         except requests.RequestException as error:
             raise HubError(f"{url} cannot be asked ({_reason(error)})") from error
         with response:

@@ -8,15 +8,17 @@ from typing import get_args
 
 from ase import Atoms
 
-from zoo.data.frame import Frame
+from zoo.data.frame import Frame, electrons
 from zoo.data.readers import read_frames
 from zoo.data.sources import get_file, get_source
 from zoo.data.store import find_file
 from zoo.data.structures import check_elements, find_data, frames, perfect_crystal, rattled
 from zoo.data.subsets import passes, split_of
-from zoo.errors import ConfigError, UnknownNameError, ZooError
+from zoo.errors import ConfigError, DomainError, UnknownNameError, ZooError
 from zoo.estimate.needs import is_large, is_slow, own_file, sentences
+from zoo.guard import stated_electrons
 from zoo.recipe import DynamicsGroup, Filters, FramesGroup, Group, Recipe, Split, Subset, SubsetGroup
+from zoo.teacher_facts import teacher_facts
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 COUNTING_SECONDS = 6.0  # of all subsets together
@@ -61,8 +63,10 @@ _File = tuple[Path, str, str | None]  # with its format, and which members of an
 class Scan:
     """What was seen of a subset's frames, and whether these are all of them."""
 
+    open_shells: bool = True  # whether the teacher takes one unpaired electron where the number of electrons is odd
     sizes: dict[Split, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     numbers: dict[Split, set[int]] = field(default_factory=lambda: {split: set() for split in SPLITS})  # atomic
+    stated: dict[Split, list[str]] = field(default_factory=lambda: {split: [] for split in SPLITS})  # of electrons
     first: Atoms | None = None
     read: int = 0
     gaps: int = 0  # frames whose data set says a band gap
@@ -75,14 +79,28 @@ class Scan:
             split = split_of(frame, subset.division)
             self.sizes[split].append(len(frame.atoms))
             self.numbers[split].update(frame.atoms.numbers.tolist())
+            self.stated[split] += _stated(frame.atoms, self.open_shells)
             self.first = self.first or frame.atoms
+
+
+def _stated(atoms: Atoms, open_shells: bool) -> list[str]:
+    """What a frame will state of its electrons that a teacher is not told; nothing of most frames."""
+    odd = open_shells and bool(atoms.numbers.sum() % 2)
+    problem = stated_electrons(Atoms(info=electrons(atoms)), 0, multiplicity=2 if odd else 1)
+    return [] if problem is None else [problem]
+
+
+def _opens_shells(recipe: Recipe) -> bool:
+    """Whether the teacher takes radicals; of one that only its loading tells, that it may."""
+    facts = teacher_facts(recipe.teacher.name)
+    return facts is None or facts.traits is None or facts.traits.open_shells
 
 
 def scan_all(recipe: Recipe, missing: list[str]) -> dict[str, Scan]:
     """Each subset by its name, as far as the time for it goes; why one cannot be read is added to what is missing."""
-    subsets, scans = recipe.structures.subsets, {}
+    subsets, scans, open_shells = recipe.structures.subsets, {}, _opens_shells(recipe)
     for name, subset in subsets.items():
-        scans[name] = Scan()
+        scans[name] = Scan(open_shells)
         try:
             _scan(subset, scans[name], time.monotonic() + COUNTING_SECONDS / len(subsets))
         except ZooError as error:
@@ -145,8 +163,20 @@ def _refused(recipe: Recipe, group: SubsetGroup, scan: Scan) -> list[str]:
     """What the run will refuse of a group of a subset, as far as frames were seen."""
     seen = Atoms(sorted(scan.numbers[group.split]))
     strange = sentences(lambda: check_elements(group, [seen], recipe.student.elements))
+    charged = _charged(recipe, group, scan.stated[group.split], len(scan.sizes[group.split]))
     short = _shortage(group, scan) if scan.complete else ""
-    return [*strange, short] if short else strange
+    return [*strange, *filter(None, (charged, short))]
+
+
+def _charged(recipe: Recipe, group: Group, stated: Sequence[str], seen: int) -> str:
+    """Why frames of a group cannot be learned from, by what they state; nothing where all can."""
+    if not stated or not recipe.distils or group.split not in recipe.labelled:
+        return ""
+    return (
+        f"group {group.name}: of {seen} frames that it is taken from, {len(stated)} cannot be learned from, the first "
+        f"states {stated[0]}, of which {recipe.teacher.name} is told nothing; leave them out, as by the filter "
+        "charge: 0 of a subset, or, in a file of your own, remove that from their info"
+    )
 
 
 def _shortage(group: SubsetGroup, scan: Scan) -> str:
@@ -191,6 +221,9 @@ def _count_frames(recipe: Recipe, group: FramesGroup, read: _Read) -> tuple[Coun
     if key not in read:
         read[key] = frames(wanted, recipe.seed)
     check_elements(group, read[key], recipe.student.elements)
+    stated = [one for atoms in read[key] for one in _stated(atoms, _opens_shells(recipe))]
+    if charged := _charged(recipe, group, stated, len(read[key])):
+        raise DomainError(charged)
     sizes = [len(atoms) for atoms in read[key]]
     return (_about(_asked(group), sizes) if few else Count.of(sizes * group.copies)), read[key][0]
 

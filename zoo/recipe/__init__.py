@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from zoo.config import Config, digest, read_yaml
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.licences import LICENCES
-from zoo.naming import is_engine_name
+from zoo.naming import ENGINE_FORM, is_engine_name
 from zoo.recipe.learning import (
     EvaluationSection,
     ExplorationSection,
@@ -86,9 +86,7 @@ class Recipe(Config):
     def _agrees_with_itself(self) -> "Recipe":
         teachers = {*teacher_names(), self.teacher.name} - set(FINE_TUNED)
         if not is_engine_name(self.name) or self.name in teachers:
-            raise ValueError(
-                f"name {self.name!r} is no name for an engine; expected family/engine, as in sw/my-student"
-            )
+            raise ValueError(f"name {self.name!r} is no name for an engine; {ENGINE_FORM}")
         if self.licence not in LICENCES:
             raise ValueError(f"licence {self.licence!r} is unknown; known are {', '.join(LICENCES)}")
         if self.structures.crystal is not None:

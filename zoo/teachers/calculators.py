@@ -111,6 +111,9 @@ def from_calculator(calculator: Any, name: str = "the calculator") -> Ask:
 
 
 def _properties(calculator: Any, name: str) -> Sequence[str]:
+    if isinstance(calculator, type):
+        kind = calculator.__name__
+        raise CapabilityError(f"{name} is the class {kind}, expected a calculator; give an instance of it: {kind}()")
     given = getattr(calculator, "implemented_properties", None)
     if given is None or not hasattr(calculator, "get_property"):
         raise CapabilityError(

@@ -259,8 +259,10 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     network = open_model(path, dtype, "save it again as an inference checkpoint of fairchem-core 2")
     tasks = sorted(network.dataset_to_tasks)
     if facts.head not in tasks and (facts.head is not None or len(tasks) != 1):
+        asked = "none was chosen" if facts.head is None else f"{facts.head!r} is none of them"
         raise ConfigError(
-            f"{path} has the tasks {', '.join(tasks)}, got {facts.head}; add it again with one as its head"
+            f"{path} has the tasks {', '.join(tasks)}, and {asked}; choose one: zoo teachers add {name} FILE ... "
+            "--head TASK"
         )
     task = facts.head or tasks[0]
     potential = FairChem(network, name, task, _elements_of(network, task))

@@ -22,7 +22,7 @@ from zoo.teachers.dtypes import default_dtype
 from zoo.teachers.inputs import check_elements
 from zoo.teachers.mace_file import open_model, unprotected
 from zoo.teachers.theories import MATPES_R2SCAN, MPA, MPTRJ, OMAT, OMOL
-from zoo.teachers.weights import OwnTeacher, Weights, Witness, find_own, find_weights, own_teacher
+from zoo.teachers.weights import OwnTeacher, Weights, Witness, find_own, find_weights, is_own, own_teacher
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
@@ -279,7 +279,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     remedy = f"remove it, and run: zoo teachers fetch {name}"
     return Teacher(
         name=name,
-        potential=_potential(path, known.head, remedy, known.elements).to(device, dtype),
+        potential=_potential(path, name, known.head, remedy, known.elements).to(device, dtype),
         weights_sha256=sha256,
         package=_package(),
         level_of_theory=known.theory,
@@ -294,7 +294,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     remedy = f"give the file as mace_run_train wrote it: zoo teachers add {name} FILE"
     return Teacher(
         name=name,
-        potential=_potential(path, facts.head, remedy).to(device, dtype),
+        potential=_potential(path, name, facts.head, remedy).to(device, dtype),
         weights_sha256=facts.digest,
         package=_package(),
         level_of_theory=facts.level_of_theory,
@@ -321,22 +321,28 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
         )
 
 
-def _potential(path: Path, head: str | None, remedy: str, trained: tuple[int, ...] | None = None) -> MACE:
+def _potential(
+    path: Path, name: str, head: str | None, remedy: str, trained: tuple[int, ...] | None = None
+) -> MACE:
     model = open_model(path, remedy)
-    return MACE(model, _head(list(getattr(model, "heads", ["Default"])), head, path), trained).eval()
+    return MACE(model, _head(list(getattr(model, "heads", ["Default"])), head, path, name), trained).eval()
 
 
-def _head(heads: list[str], wanted: str | None, path: Path) -> int:
-    """Which head answers: the one that is wanted, the only one, or the one that is called default."""
+def _head(heads: list[str], wanted: str | None, path: Path, name: str) -> int:
+    """Which head answers: the one that is wanted, the only one, or, of a published file, the one called default.
+
+    Raises CapabilityError.
+    """
     if wanted is None:
-        usual = heads if len(heads) == 1 else [head for head in heads if head.lower() == "default"]
+        default = [] if is_own(name) else [head for head in heads if head.lower() == "default"]
+        usual = heads if len(heads) == 1 else default
         if len(usual) == 1:
             return heads.index(usual[0])
     elif wanted in heads:
         return heads.index(wanted)
     asked = "none was chosen" if wanted is None else f"{wanted!r} is none of them"
     raise CapabilityError(
-        f"{path} has the heads {', '.join(heads)}, and {asked}; choose one: zoo teachers add NAME FILE --head HEAD"
+        f"{path} has the heads {', '.join(heads)}, and {asked}; choose one: zoo teachers add {name} FILE ... --head HEAD"
     )
 
 

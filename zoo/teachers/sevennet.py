@@ -249,7 +249,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     remedy = "pip install --force-reinstall sevenn" if model.digest else f"zoo teachers fetch {name}"
     return Teacher(
         name=name,
-        potential=_opened(path, model.modal, f"remove it, and run: {remedy}").to(device, dtype).eval(),
+        potential=_opened(path, name, model.modal, f"remove it, and run: {remedy}").to(device, dtype).eval(),
         weights_sha256=sha256,
         package=_package(),
         level_of_theory=model.theory,
@@ -264,7 +264,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
     _check_package(name)
     return Teacher(
         name=name,
-        potential=_opened(path, facts.head, _GIVE).to(device, dtype).eval(),
+        potential=_opened(path, name, facts.head, _GIVE).to(device, dtype).eval(),
         weights_sha256=facts.digest,
         package=_package(),
         level_of_theory=facts.level_of_theory,
@@ -284,7 +284,7 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
     model = _checkpoint(path, _GIVE).build_model()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No tensor product accelerator", category=UserWarning)
-        modal = _MODELS[name].modal if own is None else own.head
+        modal = _MODELS[name].modal if own is None else own.head or next(iter(model.modal_map or ()), None)
         found = SevenNetCalculator(model, file_type="model_instance", device="cpu", modal=modal)
     return found if dtype == torch.float32 else _in_double(found)
 
@@ -334,18 +334,21 @@ def _find(name: str) -> Found:
     return Found(path, found)
 
 
-def _opened(path: Path, modal: str | None, remedy: str) -> SevenNet:
-    """The potential of a checkpoint. Raises IntegrityError, and ConfigError for a modality that it lacks."""
+def _opened(path: Path, name: str, modal: str | None, remedy: str) -> SevenNet:
+    """The potential of a checkpoint, of its only modality where it has one. Raises IntegrityError, and ConfigError for
+    a modality that it lacks, and where none of several was chosen."""
     checkpoint = _checkpoint(path, remedy)
     try:
         model, config = checkpoint.build_model(), checkpoint.config
         known = list(model.modal_map or ())
     except _BROKEN as error:
         raise unreadable(path, error, remedy, _CHECKPOINT) from error
+    modal = known[0] if modal is None and len(known) == 1 else modal
     if (modal is None) != (not known) or (modal is not None and modal not in known):
         which = f"has the modalities {', '.join(known)}" if known else "has no modalities"
         asked = "none was chosen" if modal is None else f"{modal!r} is none of them"
-        raise ConfigError(f"{path} {which}, and {asked}; choose with: zoo teachers add NAME FILE --head MODALITY")
+        choice = f"choose one: zoo teachers add {name} FILE ... --head MODALITY" if known else "leave --head out"
+        raise ConfigError(f"{path} {which}, and {asked}; {choice}")
     return SevenNet(model, config, modal)
 
 

@@ -63,8 +63,8 @@ def absent(name: str) -> str | None:
             f"own with: zoo convert {family} FILE --name {name}"
         )
     return (
-        f"its weights are not here; run: zoo convert {family} --download ({PUBLISHED[family].terms}), or, with a copy "
-        f"of your own: zoo convert {family} FILE"
+        f"its weights are not here; run: zoo convert {family} --download --accept-licence ({PUBLISHED[family].terms}), "
+        f"or, with a copy of your own: zoo convert {family} FILE"
     )
 
 
