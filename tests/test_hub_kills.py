@@ -288,7 +288,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, made: dict[str, Path],
 def test_killed_at_random_moments(bench: Bench) -> None:
     longest = min(bench.once().seconds for _ in range(2))
     moments, kills = random.Random(3), 0
-    for _ in range(2 * bench.moments):  # a run may be faster than those that were timed, and end before its moment
+    for _ in range(6 * bench.moments):  # a run may be faster than those that were timed, and end before its moment
         kills += bench.once(kill_after=moments.uniform(0, longest)).killed
         if kills == bench.moments:
             break

@@ -139,7 +139,8 @@ class Compiled:
         if references is None:
             references = self.potential.reference_energies(graph.numbers)
         atomic = energies + references  # in float64, as the references are
-        energy = atomic.sum(0, keepdim=True) if graph.num_structures == 1 else sum_over_structures(atomic, graph)
+        # alone by the same additions as among others, and so to the same bits, but without a scatter
+        energy = atomic.cumsum(0)[-1:] if graph.num_structures == 1 else sum_over_structures(atomic, graph)
         return Prediction(energy, atomic, forces=forces, stress=stress_of(virial, graph) if stress else None)
 
 
