@@ -16,6 +16,7 @@ from zoo.cli import Commands
 from zoo.cli import main as zoo_main
 from zoo.cli_recipe import recipe_group, reproduce_command
 from zoo.config import read_yaml
+from zoo.naming import ENGINE_FORM
 from zoo.publish import seal
 from zoo.recipe import Recipe
 
@@ -148,6 +149,6 @@ def test_what_is_missing_is_asked_for_at_a_terminal(frames, tmp_path, monkeypatc
 def test_an_error_is_one_line(frames, tmp_path):
     result = ask("recipe", "new", "Bad", "--data", frames, "--teacher", TEACHER)
     assert result.exit_code == 1
-    assert result.output == "zoo: 'Bad' is no name for an engine; expected family/engine in small letters, digits and -, as in sw/my-student\n"
+    assert result.output == f"zoo: 'Bad' is no name for an engine; {ENGINE_FORM}\n"
     result = ask("reproduce", tmp_path / "none", "--check")
     assert (result.exit_code, len(result.output.splitlines())) == (1, 1)

@@ -1035,7 +1035,8 @@ def test_a_fine_tune_of_another_cutoff_is_refused(tmp_path: Path, stated: dict[s
 
 def test_a_teacher_that_is_not_here_says_how_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     words = (
-        r"zoo convert jmp-l --download --accept-licence \(3.7 GB from jmp-iclr-datasets.s3.amazonaws.com, CC-BY-NC-4.0, 0.9 GB kept\), "
+        r"zoo convert jmp-l --download --accept-licence "
+        r"\(3.7 GB from jmp-iclr-datasets.s3.amazonaws.com, CC-BY-NC-4.0, 0.9 GB kept\), "
         "or, with a copy of your own: zoo convert jmp-l FILE$"
     )
     for ask in (load_teacher, zoo.load):

@@ -411,8 +411,8 @@ def test_what_pip_says_last_is_told_with_what_helps(
     [
         ("echo '[3, 8, 10]'", "is Python 3.8.10, expected 3.11 or newer"),
         ("echo \"ModuleNotFoundError: No module named 'ensurepip'\" >&2; exit 1", "No module named 'ensurepip'"),
-        ("printf 'Traceback (most recent):\\n  File\\nImportError: no venv\\n' >&2; exit 1", r"\(ImportError: no venv\)"),
-        ("printf 'python3.10: command not found\\n\\nNote: tips\\n' >&2; exit 127", r"\(python3.10: command not found\)"),
+        ("printf 'Traceback (most recent):\\n  File\\nImportError: no venv\\n' >&2; exit 1", "no venv"),
+        ("printf 'python3.10: command not found\\n\\nNote: tips\\n' >&2; exit 127", "not found"),
         ("echo hello", "cannot make an environment"),
     ],
 )

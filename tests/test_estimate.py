@@ -214,6 +214,25 @@ def test_an_element_that_the_student_lacks_is_told(tmp_path: Path) -> None:
     assert "Ge, and this potential has parameters for Si alone)" in found.rate.unknown
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_frames_that_state_a_charge_are_told_where_a_student_learns_from_them(tmp_path: Path, learned: bool) -> None:
+    subset = own(tmp_path)
+    clusters = silicon_clusters(24)
+    for atoms in clusters:
+        atoms.info["charge"] = 1
+    ase.io.write(tmp_path / "data" / "own.xyz", clusters, format="extxyz")
+    changes = (
+        {} if learned else {"loss": {"energy": 5, "force": 100, "energy_from": "dataset", "force_from": "dataset"}}
+    )
+    missing = " ".join(of(subset_recipe(tmp_path, subset, **changes), tmp_path).missing)
+    told = re.search(
+        r"group train: of (\d+) frames that it is taken from, \1 cannot be learned from, the first", missing
+    )
+    assert (told is not None, "cannot be learned from" in missing) == (learned, learned)
+    neutral = of(subset_recipe(tmp_path, subset | {"filters": {"charge": 0}}), tmp_path)
+    assert "cannot be learned from" not in " ".join(neutral.missing)
+
+
 def test_a_filter_that_nothing_passes_is_told(tmp_path: Path) -> None:
     subset = own(tmp_path) | {"filters": {"max_atoms": 4}, "expected": {"frames": 1000, "atoms": 7}}
     found = of(subset_recipe(tmp_path, subset), tmp_path)

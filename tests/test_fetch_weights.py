@@ -803,12 +803,22 @@ def test_own_file_that_cannot_be_opened_leaves_nothing(
     assert not weights_folder("own/mine").exists()
 
 
+@pytest.mark.sevennet
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_what_is_no_file_of_the_family_is_named_as_the_user_knows_it(file: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"or another --family wrote it$") as caught:
+        add(file, family="sevennet")
+    assert str(caught.value).startswith(f"{file} ")
+    assert str(cache_root()) not in str(caught.value)
+
+
 @pytest.mark.mace
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:The TorchScript type system:UserWarning")
 def test_file_of_mace_with_two_heads_wants_one_chosen_and_one_without_does_not(tmp_path: Path) -> None:
     two = mace_models.save(mace_models.random_model("heads", heads=["omat_pbe", "omol"]), tmp_path / "two.model")
     with pytest.raises(CapabilityError, match=r"heads omat_pbe, omol, and none was chosen; .* --head HEAD$") as caught:
         add(two)
+    assert str(caught.value).startswith(f"{two} has"), "the file that was given, not a copy that is gone"
     assert "\n" not in str(caught.value)
     assert not weights_folder("own/mine").exists()
     assert add(two, head="omol").elements == ("H", "O", "Si")
@@ -824,7 +834,9 @@ def test_file_of_mace_with_two_heads_wants_one_chosen_and_one_without_does_not(t
 def test_own_teacher_is_not_replaced_unasked(opened: list[str], file: Path) -> None:
     facts = add(file)
     file.write_bytes(b"another")
-    with pytest.raises(ConfigError, match="is here already; choose another name, or remove"):
+    with pytest.raises(
+        ConfigError, match=r"is here already; choose another name, or run: zoo teachers remove own/mine$"
+    ):
         add(file)
     assert find_own(facts).read_bytes() == BODY
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from zoo.browse import info_text, list_text
 from zoo.cli import main
 from zoo.convert import convert
-from zoo.errors import NotReleasedError, ZooWarning
+from zoo.errors import NotReleasedError, UnknownNameError, ZooWarning
 from zoo.licences import TERMS
 from zoo.listing import describe, listing
 from zoo.teachers.jmp import weights_folder
@@ -147,12 +147,13 @@ def test_a_teacher_of_one_s_own_is_listed_and_described_from_its_record(monkeypa
     monkeypatch.setattr("zoo.teachers.families._is_found", lambda module: True)
     folder = weights_folder("own/mine")
     folder.mkdir(parents=True)
-    facts = OWN | {"licence": "LicenseRef-ASL", "level_of_theory": "PBE"}
+    facts = OWN | {"licence": "LicenseRef-ASL", "level_of_theory": "PBE", "head": "omol"}
     (folder / FACTS).write_text(json.dumps(facts))
     row, card = describe("own/mine")
     assert card is None
     assert row == row_of("own/mine")
     assert (row["elements"], row["level_of_theory"], row["commercial"]) == (["Si"], "PBE", False)
+    assert row["head"] == "omol"
     assert (row["source"], row["folder"], row["digest"]) == ("mine.model", str(folder), f"sha256:{'0' * 64}")
     assert "is gone; put it back, or run: zoo teachers add own/mine" in row["missing"]
     (folder / "mine.model").touch()
@@ -160,3 +161,9 @@ def test_a_teacher_of_one_s_own_is_listed_and_described_from_its_record(monkeypa
     (folder / FACTS).write_text("{")
     with pytest.warns(ZooWarning, match=FACTS):
         assert "own/mine" not in {row["name"] for row in listing()}
+
+
+def test_a_teacher_of_one_s_own_that_nobody_added_is_asked_of_no_hub(monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", None)
+    with pytest.raises(UnknownNameError, match="own/emt is not known: nobody has added it here; run: zoo teachers add"):
+        describe("own/emt")

@@ -14,7 +14,7 @@ import torch
 
 import zoo
 from zoo.errors import ConfigError, HubError, IntegrityError, NotReleasedError, UnknownNameError
-from zoo.listing import listing
+from zoo.listing import describe, listing
 from zoo.load import load, names
 from zoo.publish import publish
 from zoo.pull import pull

@@ -178,6 +178,7 @@ class _ForcesMissing(Calculator):
         ({"digest": ""}, ConfigError, "is no SHA-256"),
         ({"step": 2.0}, ConfigError, r"step 2.0 .* expected 0 < step < 1, such as 0.01"),
         ({"calculator": _ForcesMissing()}, CapabilityError, "_ForcesMissing, which gives no forces; expected"),
+        ({"calculator": Copper}, CapabilityError, r"the class Copper, expected a calculator; give .*: Copper\(\)$"),
         ({"calculator": 5}, CapabilityError, "is int, no calculator of ASE; expected one, as in atoms.calc"),
     ],
 )
@@ -475,7 +476,7 @@ def test_a_finished_run_is_reused_and_another_calculator_is_refused(finished: Pa
     zoo.run_recipe(copper_recipe(), teacher=copper(), folder=finished)
     assert content(finished / "labels" / "train") == before
     other = replace(copper(), weights_sha256="ab" * 32)
-    with pytest.raises(ConfigError, match="was made from another recipe or other inputs; pass --replace"):
+    with pytest.raises(ConfigError, match=r"or other inputs; pass --replace \(in Python replace=True\) .*folder=DIR"):
         zoo.run_recipe(copper_recipe(), teacher=other, folder=finished)
 
 

@@ -436,3 +436,14 @@ def test_a_direct_teacher_is_measured_for_what_it_lacks(tmp_path):
         assert report.teacher.reasons[key] == "it gives no energies"
     assert report.student.ms_per_call is not None
     assert report.speedup is None
+
+
+def test_a_stage_that_failed_before_it_wrote_anything_keeps_no_other_recipe_out(tmp_path):
+    assert Run.of(tiny_recipe(), tmp_path).begin("labels", "a recipe that the teacher refuses")
+    assert Run.of(tiny_recipe(), tmp_path).state("labels") == "to do"
+    run = Run.of(tiny_recipe(), tmp_path)
+    assert run.begin("labels", "the recipe as it was mended")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "plan.json").touch()
+    with pytest.raises(ConfigError, match="labels was made from another recipe"):
+        run.begin("labels", "another one")

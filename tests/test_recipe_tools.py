@@ -184,7 +184,7 @@ def own_recipe(folder: Path) -> Path:
 
 
 def test_a_teacher_of_one_s_own_that_nobody_knows_here_leaves_checks_out_and_says_so(tmp_path):
-    with pytest.warns(ZooWarning, match="own/mine is not known here, so its licence, its elements and what it gives"):
+    with pytest.warns(ZooWarning, match="own/mine is not known here: zoo label and zoo distill check its licence"):
         assert check_recipe(own_recipe(tmp_path)) == []
 
 
@@ -194,7 +194,7 @@ def test_a_teacher_of_one_s_own_is_held_to_what_was_recorded_of_it(tmp_path, mon
     path = weights_folder("own/mine") / FACTS
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(facts))
-    with pytest.warns(ZooWarning, match="own/mine is known when it is loaded, so whether it gives"):
+    with pytest.warns(ZooWarning, match="own/mine is opened only by zoo label and zoo distill, which then check"):
         found = check_recipe(own_recipe(tmp_path))
     assert any("is MIT, but the weights of its teacher own/mine are LicenseRef-ASL" in line for line in found)
     assert any("student.elements has Si, which own/mine does not know" in line for line in found)

@@ -403,12 +403,26 @@ def test_modality_must_be_chosen_where_there_are_several_and_only_there(tmp_path
     for path, asked, message in (
         (two, {}, r"has the modalities low, high, and none was chosen; .*--head MODALITY"),
         (two, {"head": "mid"}, r"'mid' is none of them"),
-        (one, {"head": "low"}, r"has no modalities, and 'low' is none of them"),
+        (one, {"head": "low"}, r"has no modalities, and 'low' is none of them; leave --head out"),
     ):
         with pytest.raises(ConfigError, match=message):
             _add(path, **asked)
         assert not weights_folder("own/mine").exists()
     assert _add(two, head="high").potential.elements == (8, 14)
+
+
+@pytest.mark.sevennet
+@_jit
+def test_the_only_modality_of_a_checkpoint_is_taken_unasked(tmp_path: Path) -> None:
+    layers = dict.fromkeys(
+        (f"use_modal_{part}" for part in ("self_inter_intro", "self_inter_outro", "output_block")), False
+    )
+    config = config_of(kinds(8, 14), **modal({"low": [-1.0] * 119}, **layers))
+    only = write_checkpoint(tmp_path / "only.pth", config)
+    teacher, theirs = _add(only), _oxide()
+    theirs.calc = calculator("own/mine", torch.float64)
+    ours = teacher.potential.predict(build_graph(theirs, teacher.potential.cutoff))
+    np.testing.assert_allclose(ours.forces, theirs.get_forces(), atol=1e-9)
 
 
 @pytest.mark.sevennet

@@ -298,8 +298,8 @@ def test_a_recipe_is_carried_out_by_two_processes(tmp_path):
     refused = torchrun("train", write_other(tmp_path), "--run", "run", folder=tmp_path)
     assert refused.returncode == 1
     assert [line for line in refused.stderr.splitlines() if "zoo: " in line] == [
-        "zoo: run/train was made from another recipe or other inputs; pass --replace to delete it and make it anew, "
-        "or --run DIR to keep it and work elsewhere"
+        "zoo: run/train was made from another recipe or other inputs; pass --replace (in Python replace=True) to "
+        "delete it and make it anew, or --run DIR (folder=DIR) to keep it and work elsewhere"
     ]
 
 

@@ -373,16 +373,13 @@ def _asked(url: str, headers: dict[str, str], job: _Job) -> Iterator[Any]:
         import requests  # optional: what reads data that are here needs no network
     except ImportError as error:
         raise MissingPackageError("files are fetched with requests; run: pip install requests") from error
-    broken = (requests.ConnectionError, requests.Timeout)
     with requests.Session() as session:
         session.auth = (lambda asked: asked) if "Authorization" in headers else None  # else a .netrc would replace it
         try:
             response = session.get(url, headers=headers, stream=True, timeout=(CONNECT, SILENCE))
-        except broken as error:
-            raise _CutError(
-                f"{url} cannot be reached ({_reason(error)}); check the network, {_AGAIN}, or first put a copy of it "
-                f"here: {job.advice.place}"
-            ) from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            hint = f"{_AGAIN}, or first put a copy of it here: {job.advice.place}"
+            raise _CutError(f"{url} cannot be reached ({_reason(error)}); check the network, {hint}") from error
         except requests.RequestException as error:
             raise HubError(f"{url} cannot be asked ({_reason(error)})") from error
         with response:

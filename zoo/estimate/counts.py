@@ -79,14 +79,15 @@ class Scan:
             split = split_of(frame, subset.division)
             self.sizes[split].append(len(frame.atoms))
             self.numbers[split].update(frame.atoms.numbers.tolist())
-            self.stated[split] += _stated(frame.atoms, self.open_shells)
+            self.stated[split] += _stated(frame.atoms, self.open_shells, frame.charge)
             self.first = self.first or frame.atoms
 
 
-def _stated(atoms: Atoms, open_shells: bool) -> list[str]:
-    """What a frame will state of its electrons that a teacher is not told; nothing of most frames."""
+def _stated(atoms: Atoms, open_shells: bool, charge: int | None = None) -> list[str]:
+    """What a frame, of that charge by its data set, will state that a teacher is not told; nothing of most frames."""
+    info = electrons(atoms) | ({"charge": charge} if charge else {})
     odd = open_shells and bool(atoms.numbers.sum() % 2)
-    problem = stated_electrons(Atoms(info=electrons(atoms)), 0, multiplicity=2 if odd else 1)
+    problem = stated_electrons(Atoms(info=info), 0, multiplicity=2 if odd else 1)
     return [] if problem is None else [problem]
 
 

@@ -321,9 +321,7 @@ def calculator(name: str, dtype: torch.dtype) -> Any:
         )
 
 
-def _potential(
-    path: Path, name: str, head: str | None, remedy: str, trained: tuple[int, ...] | None = None
-) -> MACE:
+def _potential(path: Path, name: str, head: str | None, remedy: str, trained: tuple[int, ...] | None = None) -> MACE:
     model = open_model(path, remedy)
     return MACE(model, _head(list(getattr(model, "heads", ["Default"])), head, path, name), trained).eval()
 
@@ -342,7 +340,8 @@ def _head(heads: list[str], wanted: str | None, path: Path, name: str) -> int:
         return heads.index(wanted)
     asked = "none was chosen" if wanted is None else f"{wanted!r} is none of them"
     raise CapabilityError(
-        f"{path} has the heads {', '.join(heads)}, and {asked}; choose one: zoo teachers add {name} FILE ... --head HEAD"
+        f"{path} has the heads {', '.join(heads)}, and {asked}; choose one: zoo teachers add {name} FILE ... "
+        "--head HEAD"
     )
 
 
