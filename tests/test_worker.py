@@ -581,23 +581,17 @@ def test_a_worker_whose_weights_were_changed_meanwhile_is_refused() -> None:
 def test_ctrl_c_ends_the_question_and_the_worker_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     far = odd("sleeps")
     graph, first = graph_for(far), pid(far)
-    raised = threading.Event()
-
-    def interrupt() -> None:
-        """Again and again: one that comes where Python ignores exceptions is lost."""
-        wait = 1.0
-        while not raised.wait(wait):
-            os.kill(os.getpid(), signal.SIGINT)
-            wait = 5.0
-
-    sender = threading.Thread(target=interrupt)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for what is in the background
+    sender = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     sender.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             far.predict(graph)
     finally:
-        raised.set()
         sender.join()
+        signal.signal(signal.SIGINT, before)
     wait_for(lambda: not lives(first))
     assert capfd.readouterr() == ("", "")
     far.ping()
