@@ -581,9 +581,7 @@ def test_a_worker_whose_weights_were_changed_meanwhile_is_refused() -> None:
 def test_ctrl_c_ends_the_question_and_the_worker_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     far = odd("sleeps")
     graph, first = graph_for(far), pid(far)
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell ignores it for what is in the background
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore in the background
     sender = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     sender.start()
     try:
