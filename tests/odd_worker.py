@@ -9,11 +9,13 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from typing import Any, BinaryIO
 
 import torch
 
 import zoo.teachers.worker as worker
 from zoo.errors import DomainError, ZooWarning
+from zoo.graph import Graph
 from zoo.potential import Prediction
 from zoo.teachers import Teacher, load_here
 from zoo.teachers.stillinger_weber import StillingerWeber
@@ -29,7 +31,7 @@ class Odd(StillingerWeber):
         super().__init__()
         self.kind = kind
 
-    def predict(self, graph, **options):  # type: ignore[no-untyped-def]
+    def predict(self, graph: Graph, **options: Any) -> Prediction:
         kind = HARMLESS[graph.num_structures - 1] if self.kind == "harmless" else self.kind
         if kind in ACTS:
             ACTS[kind]()
@@ -85,7 +87,7 @@ def told(found: Prediction, kind: str) -> Prediction:
     return replace(found, energy=torch.full_like(found.energy, float(value)))
 
 
-def answer_another(stream, message):  # type: ignore[no-untyped-def]
+def answer_another(stream: BinaryIO, message: Message) -> None:
     """What looks like the answer to the question before."""
     send(stream, Message(message.facts | {"number": 0}, message.tensors))
 

@@ -34,7 +34,7 @@ def modal(shifts: Mapping[str, list[float]], **layers: bool) -> dict[str, Any]:
     return {
         "use_modality": True,
         "_number_of_modalities": len(shifts),
-        "_modal_map": kinds(*shifts),  # type: ignore[arg-type]
+        "_modal_map": {name: place for place, name in enumerate(shifts)},
         "use_modal_self_inter_intro": True,
         "use_modal_self_inter_outro": True,
         "use_modal_output_block": True,

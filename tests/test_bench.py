@@ -442,8 +442,7 @@ def test_rooflines_are_of_what_was_timed_and_fits_the_memory(folder: Path, monke
     assert built == [8]
     monkeypatch.undo()
     monkeypatch.setattr(cases, "free_memory", lambda device: 64 << 20)
-    greedy = lambda *_: torch.empty(8 << 30, dtype=torch.uint8)  # noqa: E731
-    monkeypatch.setattr(bench_module, "roofline_of", greedy)
+    monkeypatch.setattr(bench_module, "roofline_of", lambda *_: torch.empty(8 << 30, dtype=torch.uint8))
     assert bench_module._rooflines(rows[:1], sizes, engine, LIMITS) == []
 
 

@@ -41,8 +41,14 @@ def rows() -> dict[str, Any]:
 def own_teacher(name: str, family: str) -> Path:
     """The record of one, with its file."""
     folder = weights_folder(name)
-    facts = {"name": name, "family": family, "file": "my.model", "sha256": "0" * 64, "elements": ("Si",)}
-    own = OwnTeacher(**facts, licence="MIT", level_of_theory="PBE")  # type: ignore[arg-type]
+    facts: dict[str, Any] = {
+        "name": name,
+        "family": family,
+        "file": "my.model",
+        "sha256": "0" * 64,
+        "elements": ("Si",),
+    }
+    own = OwnTeacher(**facts, licence="MIT", level_of_theory="PBE")
     folder.mkdir(parents=True)
     write_json(folder / FACTS, own)
     (folder / "my.model").touch()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,9 +78,9 @@ class OddWorkplace(Workplace):
 
     kind: str = ""
 
-    def command(self, *arguments: object) -> list[str]:
+    def command(self, *arguments: Any) -> list[str]:
         """As another worker, but for what it runs."""
-        python, *options = super().command(*arguments)  # type: ignore[arg-type]
+        python, *options = super().command(*arguments)
         folder, *told = options[options.index("-c") + 2 :]
         run = f"{BOOT}import runpy; runpy.run_path({str(HERE / 'odd_worker.py')!r}, run_name='__main__')"
         return [python, "-u", "-c", run, folder, self.kind, *told]
@@ -478,9 +479,9 @@ def test_threads_that_find_no_worker_start_one_between_them(monkeypatch: pytest.
     started: list[remotely.Worker] = []
 
     class Counted(remotely.Worker):
-        def __init__(self, *arguments: object) -> None:
+        def __init__(self, *arguments: Any) -> None:
             started.append(self)
-            super().__init__(*arguments)  # type: ignore[arg-type]
+            super().__init__(*arguments)
 
     monkeypatch.setattr(remotely, "Worker", Counted)
     together = threading.Barrier(2)
@@ -687,8 +688,8 @@ def test_labelling_goes_on_after_its_worker_was_killed_and_ends_with_the_same_bi
     written: list[int] = []
     write = label_module.write_shard
 
-    def write_and_kill(folder: Path, plan: object, shard: int, labels: object) -> None:
-        write(folder, plan, shard, labels)  # type: ignore[arg-type]
+    def write_and_kill(folder: Path, plan: Any, shard: int, labels: Any) -> None:
+        write(folder, plan, shard, labels)
         written.append(shard)
         if len(written) == 2:
             os.kill(pid(taught_from_afar[-1].potential), signal.SIGKILL)

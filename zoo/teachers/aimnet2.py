@@ -15,6 +15,7 @@ closed list of classes, after their digest was found to be the one that ``aimnet
 
 import copy
 import functools
+import importlib
 import importlib.metadata
 import warnings
 from collections.abc import Sequence
@@ -322,8 +323,8 @@ def _teacher(
 def _require(name: str) -> None:
     """Raises MissingPackageError."""
     with importing(name, "aimnet", "aimnet2"):
-        from aimnet.calculators import AIMNet2Calculator  # noqa: F401  # lazy: an optional package
-        from aimnet.models.base import load_registry_model  # noqa: F401  # lazy: an optional package
+        for module in ("aimnet.calculators", "aimnet.models.base"):
+            importlib.import_module(module)
 
 
 def _open(path: Path, family: str | None, remedy: str) -> Any:

@@ -10,6 +10,7 @@ neighbours of an atom, more than there are within 6 Å in all but compressed mat
 30, so that energy and forces jump as neighbours change places.
 """
 
+import importlib
 import importlib.metadata
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -296,7 +297,7 @@ def _teacher(name: str, potential: Potential, sha256: str, theory: str, licence:
 def _require(name: str) -> None:
     """Raises MissingPackageError."""
     with importing(name, "'fairchem-core>=2'", "fairchem"):
-        from fairchem.core.units.mlip_unit.utils import load_inference_model  # noqa: F401  # lazy: an optional package
+        importlib.import_module("fairchem.core.units.mlip_unit.utils")  # which version 1 does not have
 
 
 def calculator(name: str, dtype: torch.dtype, *, hessian: bool = False) -> Any:
