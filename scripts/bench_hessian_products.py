@@ -29,6 +29,7 @@ from check_teachers import ROOT, answers, its_weights, python_for, small_teacher
 from check_teachers import Row as Checked
 from torch import Tensor
 
+from zoo.errors import CapabilityError
 from zoo.evaluate.environment import hardware, versions
 from zoo.files import atomic_write
 from zoo.graph import Graph
@@ -215,7 +216,7 @@ def ways_of(potential: Potential, graph: Graph, step: float) -> dict[str, Way]:
 
     def derived(forwards: bool, probes: Tensor) -> Tensor:
         if isinstance(potential, DifferencesPotential):
-            raise NotImplementedError("a program without derivatives")
+            raise CapabilityError("a program without derivatives")
         if forwards and not potential.traits.conservative:
             return potential.force_columns(graph, probes)
         with mock.patch.object(potential, "products_in_forward_mode", return_value=forwards):
