@@ -279,12 +279,14 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     model = _MODELS[name]
     path = find_weights(name, weights(name)).path
     potential = AIMNet2(_open(path, model.family, f"fetch it again: zoo teachers fetch {name}"), name)
-    return _teacher(
-        name,
-        potential.to(device, dtype).eval(),
-        sha256=model.sha256,
+    return Teacher(
+        name=name,
+        potential=potential.to(device, dtype).eval(),
+        weights_sha256=model.sha256,
+        package=_package(),
         level_of_theory=model.level_of_theory,
-        licence="MIT",
+        licence_code="MIT",
+        licence_weights="MIT",
         citation=model.citation,
     )
 
@@ -295,29 +297,11 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
         raise ConfigError(f"{path} is for aimnet2, whose models have one head, got {facts.head}; add it without a head")
     _require(name)
     potential = AIMNet2(_open(path, None, "export it again: aimnet export"), name)
-    return _teacher(
-        name,
-        potential.to(device, dtype).eval(),
-        sha256=facts.digest,
-        level_of_theory=facts.level_of_theory,
-        licence=facts.licence,
-        citation=facts.citation,
-    )
+    return facts.teacher(potential.to(device, dtype).eval(), package=_package())
 
 
-def _teacher(
-    name: str, potential: Potential, *, sha256: str, level_of_theory: str, licence: str, citation: str
-) -> Teacher:
-    return Teacher(
-        name=name,
-        potential=potential,
-        weights_sha256=sha256,
-        package=f"aimnet {importlib.metadata.version('aimnet')}",
-        level_of_theory=level_of_theory,
-        licence_code="MIT",
-        licence_weights=licence,
-        citation=citation,
-    )
+def _package() -> str:
+    return f"aimnet {importlib.metadata.version('aimnet')}"
 
 
 def _require(name: str) -> None:

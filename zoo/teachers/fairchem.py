@@ -249,8 +249,15 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     known = set(_elements_of(network, model.task))
     elements = tuple(number for number in _TASKS[model.task].elements if number in known)
     potential = FairChem(network, name, model.task, elements)
-    return _teacher(
-        name, potential.to(device, dtype).eval(), sha256, _TASKS[model.task].level_of_theory, _LICENCE, model.citation
+    return Teacher(
+        name=name,
+        potential=potential.to(device, dtype).eval(),
+        weights_sha256=sha256,
+        package=_package(),
+        level_of_theory=_TASKS[model.task].level_of_theory,
+        licence_code="MIT",
+        licence_weights=_LICENCE,
+        citation=model.citation,
     )
 
 
@@ -267,9 +274,7 @@ def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, devi
         )
     task = facts.head or tasks[0]
     potential = FairChem(network, name, task, _elements_of(network, task))
-    return _teacher(
-        name, potential.to(device, dtype).eval(), facts.digest, facts.level_of_theory, facts.licence, facts.citation
-    )
+    return facts.teacher(potential.to(device, dtype).eval(), package=_package())
 
 
 def _elements_of(network: Any, task: str) -> tuple[int, ...]:
@@ -281,17 +286,8 @@ def _elements_of(network: Any, task: str) -> tuple[int, ...]:
     return tuple(number for number in found.nonzero()[:, 0].tolist() if number)
 
 
-def _teacher(name: str, potential: Potential, sha256: str, theory: str, licence: str, citation: str) -> Teacher:
-    return Teacher(
-        name=name,
-        potential=potential,
-        weights_sha256=sha256,
-        package=f"fairchem-core {importlib.metadata.version('fairchem-core')}",
-        level_of_theory=theory,
-        licence_code="MIT",
-        licence_weights=licence,
-        citation=citation,
-    )
+def _package() -> str:
+    return f"fairchem-core {importlib.metadata.version('fairchem-core')}"
 
 
 def _require(name: str) -> None:

@@ -292,16 +292,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
 def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """A teacher of the user's own, from a file as ``mace_run_train`` writes it. Raises as ``load`` does."""
     remedy = f"give the file as mace_run_train wrote it: zoo teachers add {name} FILE"
-    return Teacher(
-        name=name,
-        potential=_potential(path, name, facts.head, remedy).to(device, dtype),
-        weights_sha256=facts.digest,
-        package=_package(),
-        level_of_theory=facts.level_of_theory,
-        licence_code="MIT",
-        licence_weights=facts.licence,
-        citation=facts.citation,
-    )
+    return facts.teacher(_potential(path, name, facts.head, remedy).to(device, dtype), package=_package())
 
 
 def calculator(name: str, dtype: torch.dtype) -> Any:

@@ -262,16 +262,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device | str) -> Teacher:
 def load_file(path: Path, name: str, facts: OwnTeacher, dtype: torch.dtype, device: torch.device | str) -> Teacher:
     """A teacher of the user's own, from a checkpoint as sevenn writes it. Raises as ``load`` does, and ConfigError."""
     _check_package(name)
-    return Teacher(
-        name=name,
-        potential=_opened(path, name, facts.head, _GIVE).to(device, dtype).eval(),
-        weights_sha256=facts.digest,
-        package=_package(),
-        level_of_theory=facts.level_of_theory,
-        licence_code="MIT",
-        licence_weights=facts.licence,
-        citation=facts.citation,
-    )
+    return facts.teacher(_opened(path, name, facts.head, _GIVE).to(device, dtype).eval(), package=_package())
 
 
 def calculator(name: str, dtype: torch.dtype) -> Any:

@@ -19,6 +19,8 @@ from zoo.config import Config, read_json
 from zoo.errors import ConfigError, IntegrityError, MissingPackageError
 from zoo.files import cache_root, sha256_file
 from zoo.naming import OWN, is_engine_name
+from zoo.potential import Potential
+from zoo.teachers.base import Teacher
 
 FACTS = "teacher.json"  # what is recorded of one of these, beside its file
 
@@ -89,6 +91,19 @@ class OwnTeacher(Config):
     def digest(self) -> str:
         """What tells this teacher from others: the SHA-256 of its file, of file and head where a head was chosen."""
         return self.sha256 if self.head is None else hashlib.sha256(f"{self.sha256} {self.head}".encode()).hexdigest()
+
+    def teacher(self, potential: Potential, *, package: str) -> Teacher:
+        """This teacher, of the potential that an adapter made of its file by a package; all of these are under MIT."""
+        return Teacher(
+            name=self.name,
+            potential=potential,
+            weights_sha256=self.digest,
+            package=package,
+            level_of_theory=self.level_of_theory,
+            licence_code="MIT",
+            licence_weights=self.licence,
+            citation=self.citation,
+        )
 
 
 # --- what is fetched -----------------------------------------------------------------------------------
